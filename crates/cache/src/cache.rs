@@ -1,0 +1,212 @@
+//! A cache from its start to its end: origins, stores, read path, edge and ops listener.
+//!
+//! The start fails as a whole or not at all: a store that does not pass its self-test, an address in
+//! use, an origin that cannot be opened. The end is in order: readiness goes first, so that nobody is
+//! sent here any more; then the edge lets the requests under way finish, within its bound; then the
+//! fetches end, and what is complete is committed; the stores close last.
+
+use crate::{
+    config::{CacheConfig, CacheError, DiskTier},
+    core::ReadPath,
+    edge::{self, Drained, Edge, backend::Backend},
+    ops::{self, Ops},
+    origin::{self, Origin, OriginSpec},
+};
+use gannet::http::{Client, ClientConfig};
+use gannet_store::{BlobStore, DiskConfig, DiskStore, ObjectBlobStore, ObjectConfig};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+use tokio::{
+    net::TcpListener,
+    sync::oneshot,
+    task::{AbortHandle, JoinHandle},
+};
+
+/// What is complete when the cache ends has so long to be committed.
+const COMMIT_GRACE: Duration = Duration::from_secs(10);
+
+/// The way to a running cache.
+#[derive(Clone, Copy, Debug)]
+pub struct Cache;
+
+impl Cache {
+    /// Starts a cache within the current tokio runtime; resolves when it serves.
+    ///
+    /// # Errors
+    /// Whatever keeps it from serving; nothing is left running then.
+    pub async fn start(config: CacheConfig) -> Result<RunningCache, CacheError> {
+        let specs = std::iter::once(&config.origin).chain(&config.mirrors);
+        let origins = specs.map(origin::open).collect::<Result<Vec<_>, _>>()?;
+        Self::start_with(config, origins).await
+    }
+
+    /// Starts a cache in front of these origins (the primary first) in place of those that the
+    /// configuration names: for origins of one's own, and for tests.
+    ///
+    /// # Errors
+    /// As [`Cache::start`].
+    pub async fn start_with(
+        config: CacheConfig,
+        origins: Vec<Arc<dyn Origin>>,
+    ) -> Result<RunningCache, CacheError> {
+        // Addresses first: that one is in use is the likeliest trouble, and the quickest to find out.
+        let edge_listener = bind("edge", config.listen)?;
+        let edge_address = local(&edge_listener, "edge", config.listen)?;
+        let ops_listener = match config.ops_listen {
+            Some(address) => {
+                let listener = bind("ops", address)?;
+                let address = local(&listener, "ops", address)?;
+                Some((listener, address))
+            }
+            None => None,
+        };
+        let disk = match &config.disk {
+            Some(tier) => Some(open_disk(tier).await?),
+            None => None,
+        };
+        let shared = match &config.store {
+            Some(url) => Some(open_shared(url).await?),
+            None => None,
+        };
+        let path = ReadPath::new(&config.read, origins, disk, shared)?;
+        let edge = Edge::new(config.edge, Arc::new(path.clone()))
+            .map_err(|error| CacheError::Edge(error.to_string()))?;
+        let ops = Arc::new(Ops::new(path.clone(), edge.metrics(), config.ops_token));
+        let ops_address = ops_listener.as_ref().map(|(_, address)| *address);
+        let ops_task = ops_listener
+            .map(|(listener, _)| {
+                tokio::spawn(ops::serve(listener, Arc::clone(&ops))).abort_handle()
+            })
+            .map(AbortOnDrop);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = tokio::spawn(Arc::clone(&edge).serve(edge_listener, async move {
+            // A sender that is gone means the same.
+            let _ = stopped.await;
+        }));
+        ops.ready.store(true, Relaxed);
+        tracing::info!(%edge_address, ?ops_address, "serving");
+        Ok(RunningCache {
+            edge_address,
+            ops_address,
+            path,
+            edge,
+            ops,
+            ops_task,
+            stop,
+            serving,
+        })
+    }
+}
+
+/// A cache that serves. To drop it is to end it with nobody waiting: the edge drains all the same, and
+/// what is not committed by then may be lost; [`RunningCache::shutdown`] is the way to do it.
+#[derive(Debug)]
+pub struct RunningCache {
+    edge_address: SocketAddr,
+    ops_address: Option<SocketAddr>,
+    path: ReadPath,
+    edge: Arc<Edge>,
+    ops: Arc<Ops>,
+    ops_task: Option<AbortOnDrop>,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<Drained>,
+}
+
+impl RunningCache {
+    /// Where S3 clients connect: the port is known, though 0 was asked for.
+    pub fn edge_address(&self) -> SocketAddr {
+        self.edge_address
+    }
+
+    /// Where operators connect.
+    pub fn ops_address(&self) -> Option<SocketAddr> {
+        self.ops_address
+    }
+
+    /// The read path, for those who read without a socket.
+    pub fn backend(&self) -> Arc<dyn Backend> {
+        Arc::new(self.path.clone())
+    }
+
+    /// The edge, to have it read its files again.
+    pub fn edge(&self) -> &Arc<Edge> {
+        &self.edge
+    }
+
+    /// Ends the cache in order, within the drain time of the edge and a few seconds for commits. Says
+    /// how many connections had to be cut.
+    ///
+    /// # Cancellation
+    /// Dropping the future cuts what is left.
+    pub async fn shutdown(self) -> Drained {
+        self.ops.ready.store(false, Relaxed);
+        tracing::info!("shutting down: no new requests");
+        // Nobody listens only if serving has ended already.
+        let _ = self.stop.send(());
+        let drained = self.serving.await.unwrap_or(Drained { cut: 0 });
+        self.path.shutdown(COMMIT_GRACE).await;
+        drop(self.ops_task);
+        tracing::info!(cut = drained.cut, "shut down");
+        drained
+    }
+}
+
+/// A task that goes with its owner.
+#[derive(Debug)]
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, CacheError> {
+    edge::bind(address).map_err(|error| CacheError::Listen {
+        what,
+        address,
+        error,
+    })
+}
+
+fn local(
+    listener: &TcpListener,
+    what: &'static str,
+    address: SocketAddr,
+) -> Result<SocketAddr, CacheError> {
+    listener.local_addr().map_err(|error| CacheError::Listen {
+        what,
+        address,
+        error,
+    })
+}
+
+async fn open_disk(tier: &DiskTier) -> Result<Arc<dyn BlobStore>, CacheError> {
+    let mut config = DiskConfig::new(&tier.dir);
+    config.bytes_max = tier.bytes_max;
+    let store = DiskStore::open(config).await;
+    let store = store.map_err(|error| CacheError::Store {
+        which: "disk",
+        error,
+    })?;
+    let (took, chunks) = store.opened_in();
+    tracing::info!(dir = %tier.dir.display(), chunks, ?took, "disk store open");
+    Ok(Arc::new(store))
+}
+
+/// Opens the shared store; fails unless it has proved that it keeps the first of two copies.
+async fn open_shared(spec: &OriginSpec) -> Result<Arc<dyn BlobStore>, CacheError> {
+    let client = Client::new(ClientConfig::default())
+        .map_err(|error| CacheError::Config(error.to_string()))?;
+    let objects = origin::object_store(spec, &client)?;
+    let store = ObjectBlobStore::open(objects, ObjectConfig::default()).await;
+    let store = store.map_err(|error| CacheError::Store {
+        which: "shared",
+        error,
+    })?;
+    tracing::info!(url = spec.url, "shared store open");
+    Ok(Arc::new(store))
+}

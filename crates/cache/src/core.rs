@@ -1,0 +1,552 @@
+//! The read path as a whole: what the edge asks, joined from metadata, listings, tiers and fetcher.
+//!
+//! An object is looked up, cut into chunks, and each chunk taken from the nearest place that has it:
+//! memory, disk, the shared store, the origin. Whatever has to be fetched is fetched once for all who
+//! ask at the same time. [`ReadPath`] is the handle on it; `read.rs` streams.
+
+use crate::{
+    ahead::{Ahead, Aheads},
+    config::{CacheError, ReadConfig},
+    edge::backend::{Backend, RequestContext},
+    failure::object_error,
+    judge::ExactLength,
+    keep::Keep,
+    key::{CacheKey, ChunkKey, Places, Version, chunk_range, chunks_of},
+    listing::{ListingConfig, Listings},
+    meta::{Known, MetaCache, MetaConfig},
+    metrics::{AnswerCache, Metrics},
+    origin::{BoxFuture, Origin},
+    plans::{self, Plans},
+    read,
+    readahead::{Sequence, steps_over, window},
+    select::{Source, Sources},
+    throttle::{NewLimit, Throttle},
+    tiers::Tiers,
+    transport::{Finals, OriginTransport, Reply, UnderWay, Ways},
+    types::{
+        BucketEntry, ByteStream, ListPage, ListQuery, ObjectError, ObjectMeta, ObjectName, Segment,
+    },
+};
+use gannet::{
+    FetchError, Fetcher,
+    engine::{self, Limits, Plan, Scope},
+};
+use gannet_store::{BlobStore, MemoryConfig, MemoryStore};
+use std::{future::Future, num::NonZeroU32, ops::Range, pin::pin, sync::Arc, time::Duration};
+use tokio::{sync::mpsc, task::AbortHandle};
+
+/// A response of more chunks than this is streamed although all of it is held, so that it does not
+/// keep so many files open at once.
+const HELD_CHUNKS_MAX: u64 = 128;
+
+/// Reading ahead of a client that asks for one range after another ends so long after its last one.
+const AHEAD_HOLD: Duration = Duration::from_secs(10);
+
+/// The joined parts.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) fetcher: Fetcher<CacheKey, Reply>,
+    pub(crate) ways: Arc<Ways>,
+    pub(crate) listings: Arc<Listings>,
+    pub(crate) plans: Plans,
+    pub(crate) sequence: Sequence,
+    pub(crate) aheads: Aheads,
+    pub(crate) origin_id: Arc<str>,
+    pub(crate) chunk_size: u64,
+    /// Chunks to fetch ahead of a sequential reader.
+    pub(crate) read_ahead: u32,
+    /// How long a request may wait for its turn at the origin.
+    pub(crate) queue_timeout: Duration,
+    /// The task that applies what the throttles say.
+    throttler: AbortHandle,
+}
+
+/// A handle on the read path. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct ReadPath(pub(crate) Arc<Core>);
+
+impl ReadPath {
+    /// Joins origins (the primary first) and stores. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// A configuration that contradicts itself.
+    pub(crate) fn new(
+        config: &ReadConfig,
+        origins: Vec<Arc<dyn Origin>>,
+        disk: Option<Arc<dyn BlobStore>>,
+        shared: Option<Arc<dyn BlobStore>>,
+    ) -> Result<Self, CacheError> {
+        config.validate()?;
+        let Some(primary) = origins.first() else {
+            return Err(CacheError::Config("no origin".to_owned()));
+        };
+        let origin_id: Arc<str> = primary.id().into();
+        let metrics = Arc::new(Metrics::default());
+        let sources = Sources {
+            origins: origins.len(),
+            shared: shared.is_some(),
+        };
+        let memory = MemoryStore::new(MemoryConfig {
+            bytes_max: config.kept_bytes(),
+        });
+        let tiers = Tiers::new(Arc::new(memory), disk, shared, Arc::clone(&metrics));
+        let (changes, changed) = mpsc::unbounded_channel();
+        let cap = config.origin_concurrency_max;
+        let throttles = (0..origins.len())
+            .map(|n| Throttle::new(n, cap, changes.clone()))
+            .collect();
+        let listings = Arc::new(Listings::new(ListingConfig {
+            ttl: config.listing_ttl,
+            ..ListingConfig::default()
+        }));
+        let ways = Arc::new(Ways {
+            origins,
+            sources,
+            tiers: Arc::new(tiers),
+            meta: Arc::new(MetaCache::new(MetaConfig {
+                ttl: config.meta_ttl,
+                negative_ttl: config.negative_ttl,
+                ..MetaConfig::default()
+            })),
+            listings: Arc::clone(&listings),
+            metrics,
+            throttles,
+            under_way: UnderWay::default(),
+            finals: Finals::new(),
+        });
+        let keep = Keep {
+            tiers: Arc::clone(&ways.tiers),
+            meta: Arc::clone(&ways.meta),
+            listings: Arc::clone(&listings),
+        };
+        let transport = OriginTransport(Arc::clone(&ways));
+        let fetcher = Fetcher::new(
+            transport,
+            sources,
+            ExactLength,
+            keep,
+            fetcher_config(config),
+        )
+        .map_err(|error| CacheError::Config(error.to_string()))?;
+        for source in sources.all() {
+            fetcher.limit(Scope::Group(Sources::group(source)), limits(cap));
+            fetcher.add_source(Sources::id(source), Sources::group(source));
+        }
+        let throttler = tokio::spawn(apply_limits(changed, fetcher.clone())).abort_handle();
+        let kept = config
+            .chunk_bytes
+            .saturating_mul(u64::from(config.read_ahead) + 1);
+        let read_ahead = if ways.tiers.keeps(kept) {
+            config.read_ahead
+        } else {
+            0
+        };
+        Ok(Self(Arc::new(Core {
+            fetcher,
+            ways,
+            listings,
+            plans: Plans::new(config.chunk_bytes, config.hedge_after),
+            sequence: Sequence::new(),
+            // Half of what the origin bears, and half of what may be in memory, is left to demand.
+            aheads: Aheads::new(ahead_max(config)),
+            origin_id,
+            chunk_size: config.chunk_bytes,
+            read_ahead,
+            queue_timeout: config.queue_timeout,
+            throttler,
+        })))
+    }
+
+    /// Ends all fetches, and gives what is being committed this long; then closes the stores.
+    pub(crate) async fn shutdown(&self, grace: Duration) {
+        self.0.fetcher.shutdown(grace).await;
+        self.0.ways.tiers.close().await;
+        let gauges = self.0.fetcher.gauges();
+        tracing::debug!(?gauges, "the read path has ended");
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.throttler.abort();
+    }
+}
+
+/// At most so many requests at once.
+fn limits(concurrent_max: u32) -> Limits {
+    Limits {
+        concurrent_max: NonZeroU32::new(concurrent_max).unwrap_or(NonZeroU32::MIN),
+        rate: None,
+        within: None,
+    }
+}
+
+/// Gives origins the limits that their answers call for.
+async fn apply_limits(
+    mut changed: mpsc::UnboundedReceiver<NewLimit>,
+    fetcher: Fetcher<CacheKey, Reply>,
+) {
+    while let Some((origin, limit)) = changed.recv().await {
+        let group = Sources::group(Source::Origin { origin, lane: 0 });
+        fetcher.limit(Scope::Group(group), limits(limit));
+    }
+}
+
+/// How many chunks may be read ahead at once.
+fn ahead_max(config: &ReadConfig) -> usize {
+    let by_memory = config.arriving_bytes() / 2 / config.chunk_bytes;
+    let by_origin = u64::from(config.origin_concurrency_max / 2);
+    usize::try_from(by_memory.min(by_origin)).unwrap_or(usize::MAX)
+}
+
+fn fetcher_config(config: &ReadConfig) -> gannet::Config {
+    let cap = config.origin_concurrency_max;
+    let defaults = engine::Config::default();
+    gannet::Config {
+        engine: engine::Config {
+            // The groups are what bounds; this only must not be less than they are.
+            racing_max: cap.saturating_mul(2).max(defaults.racing_max),
+            fetches_max: 256 << 10,
+            waiters_max: 1 << 20,
+            bytes_max: config.arriving_bytes(),
+            source_limits: limits(cap),
+            health: engine::HealthConfig {
+                // A single 503 is no reason to leave an origin alone for long; its limit is halved.
+                busy_pause: Duration::from_millis(200),
+                // However long an origin asks for: clients wait, and a mistake must not last.
+                pause_max: Duration::from_secs(30),
+                probe_interval: Duration::from_secs(5),
+                ..defaults.health
+            },
+            ..defaults
+        },
+        window_bytes_max: config.chunk_bytes,
+        lingering_bytes_max: config.lingering_bytes_max.max(2 * config.chunk_bytes),
+        ..gannet::Config::default()
+    }
+}
+
+impl Core {
+    /// The version that this metadata describes.
+    pub(crate) fn version(&self, name: &ObjectName, meta: &ObjectMeta) -> Arc<Version> {
+        Arc::new(Version::new(
+            Arc::clone(&self.origin_id),
+            self.chunk_size,
+            name,
+            meta,
+        ))
+    }
+
+    /// What is known of an object, or what the origin says of it.
+    pub(crate) async fn lookup(
+        self: &Arc<Self>,
+        name: &ObjectName,
+        context: &RequestContext,
+    ) -> Known {
+        let found = self.ways.meta.get(name);
+        self.ways.metrics.answer(AnswerCache::Head, found.is_some());
+        if let Some(found) = found {
+            if found.ageing {
+                self.refresh(name.clone());
+            }
+            tracing::debug!(request = %context.request_id, ?name, ok = found.value.is_ok(), "known");
+            return found.value;
+        }
+        tracing::debug!(request = %context.request_id, ?name, "not known; asking the origin");
+        match self
+            .ask(CacheKey::Head(name.clone()), &self.plans.question, context)
+            .await?
+        {
+            Reply::Head(known) => known,
+            _ => Err(mismatched()),
+        }
+    }
+
+    /// Asks anew for metadata that is in use and will soon expire, so that nobody has to wait for it.
+    fn refresh(self: &Arc<Self>, name: ObjectName) {
+        let core = Arc::clone(self);
+        tokio::spawn(async move {
+            tracing::debug!(?name, "refreshing ahead");
+            let fetch = core.fetcher.fetch(CacheKey::Head(name));
+            // The answer is kept by the commit; a failure leaves what is known to its end.
+            let _ = fetch
+                .plan(Arc::clone(&core.plans.question))
+                .priority(plans::AHEAD)
+                .await;
+        });
+    }
+
+    /// Puts a question to the origins, once for all who ask it.
+    async fn ask(
+        &self,
+        key: CacheKey,
+        plan: &Arc<Plan>,
+        context: &RequestContext,
+    ) -> Result<Reply, ObjectError> {
+        let fetch = self.fetcher.fetch(key.clone()).plan(Arc::clone(plan));
+        let fetch = fetch.priority(plans::QUESTION).owner(context.owner);
+        let fetched = self.in_turn(&key, fetch.into_future()).await?;
+        Ok(fetched.meta)
+    }
+
+    /// Waits for what a fetch gives, but for its turn no longer than the queue's time.
+    pub(crate) async fn in_turn<T>(
+        &self,
+        key: &CacheKey,
+        fetch: impl Future<Output = Result<T, FetchError>>,
+    ) -> Result<T, ObjectError> {
+        let mut fetch = pin!(fetch);
+        let outcome = match tokio::time::timeout(self.queue_timeout, &mut fetch).await {
+            Ok(outcome) => outcome,
+            // Under way: the plan bounds it from here.
+            Err(_) if self.ways.under_way.has(key) => fetch.await,
+            Err(_) => {
+                self.ways.metrics.queue_timeout();
+                return Err(ObjectError::SlowDown(
+                    "the queue for the origin is full".into(),
+                ));
+            }
+        };
+        outcome.map_err(|error| {
+            tracing::debug!(?key, %error, "cannot be had");
+            self.object_error(&error)
+        })
+    }
+
+    /// What the client is told of a failed fetch.
+    pub(crate) fn object_error(&self, error: &FetchError) -> ObjectError {
+        object_error(error, |source| self.ways.sources.is_primary(source))
+    }
+
+    /// Notes that a caller reads a part of a version, and reads on ahead if it has been reading in
+    /// order. Does not wait.
+    fn follow(self: &Arc<Self>, version: &Arc<Version>, range: &Range<u64>, owner: u32) {
+        let whole = range.start == 0 && range.end == version.size;
+        if whole || self.read_ahead == 0 {
+            return;
+        }
+        let in_order = self
+            .sequence
+            .observe(owner, reader_identity(version), range);
+        if in_order || self.steps_over(version, range) {
+            self.read_on(version, range, owner);
+        }
+    }
+
+    /// Whether a range is where a reader in order leaves a chunk that is held.
+    fn steps_over(&self, version: &Arc<Version>, range: &Range<u64>) -> bool {
+        steps_over(range, self.chunk_size) && {
+            let index = range.start / self.chunk_size - 1;
+            let before = ChunkKey {
+                version: Arc::clone(version),
+                index,
+            };
+            self.ways
+                .tiers
+                .held(&before.place(), before.len())
+                .is_some()
+        }
+    }
+
+    /// Fetches the chunks behind a range ahead.
+    fn read_on(self: &Arc<Self>, version: &Arc<Version>, range: &Range<u64>, owner: u32) {
+        if tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
+        let last = (range.end - 1) / self.chunk_size;
+        let chunks = window(
+            last,
+            self.read_ahead,
+            version.size.div_ceil(self.chunk_size),
+        );
+        let aheads = self.read_ahead_of(version, chunks, owner);
+        // Held by this task alone if it is new; by an earlier one otherwise.
+        if aheads.iter().any(|ahead| Arc::strong_count(ahead) == 1) {
+            tokio::spawn(async move {
+                tokio::time::sleep(AHEAD_HOLD).await;
+                drop(aheads);
+            });
+        }
+    }
+
+    /// Fetches these chunks ahead, as far as they are not held.
+    pub(crate) fn read_ahead_of(
+        self: &Arc<Self>,
+        version: &Arc<Version>,
+        chunks: Range<u64>,
+        owner: u32,
+    ) -> Vec<Arc<Ahead>> {
+        let chunk = |index| ChunkKey {
+            version: Arc::clone(version),
+            index,
+        };
+        chunks
+            .filter_map(|index| self.aheads.begin(self, chunk(index), owner))
+            .collect()
+    }
+}
+
+fn mismatched() -> ObjectError {
+    ObjectError::Internal("an answer to another question".into())
+}
+
+/// What tells one version from another for the detection of readers: cheap, and need not be sure.
+fn reader_identity(version: &Version) -> u64 {
+    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+    let mut hasher = DefaultHasher::new();
+    version.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl Backend for ReadPath {
+    fn head<'a>(
+        &'a self,
+        name: &'a ObjectName,
+        context: &'a RequestContext,
+    ) -> BoxFuture<'a, Known> {
+        Box::pin(self.0.lookup(name, context))
+    }
+
+    fn read<'a>(
+        &'a self,
+        name: &'a ObjectName,
+        meta: &'a Arc<ObjectMeta>,
+        range: Range<u64>,
+        context: &'a RequestContext,
+    ) -> BoxFuture<'a, Result<ByteStream, ObjectError>> {
+        Box::pin(async move {
+            if range.start > range.end || range.end > meta.size {
+                return Err(ObjectError::InvalidRange { size: meta.size });
+            }
+            if range.is_empty() {
+                return Ok(Box::pin(futures_util::stream::empty()) as ByteStream);
+            }
+            let version = self.0.version(name, meta);
+            let opened = read::open(&self.0, &version, range.clone(), context).await;
+            match &opened {
+                Ok(_) => self.0.follow(&version, &range, context.owner),
+                Err(ObjectError::EtagChanged) => self.0.ways.metrics.changed(),
+                Err(_) => {}
+            }
+            opened
+        })
+    }
+
+    fn cached_head(&self, name: &ObjectName) -> Option<Arc<ObjectMeta>> {
+        let found = self.0.ways.meta.get(name)?;
+        let meta = found.value.ok()?;
+        self.0.ways.metrics.answer(AnswerCache::Head, true);
+        if found.ageing && tokio::runtime::Handle::try_current().is_ok() {
+            self.0.refresh(name.clone());
+        }
+        Some(meta)
+    }
+
+    fn held(
+        &self,
+        name: &ObjectName,
+        meta: &Arc<ObjectMeta>,
+        range: Range<u64>,
+    ) -> Option<Vec<Segment>> {
+        let core = &self.0;
+        if range.start > range.end || range.end > meta.size {
+            return None;
+        }
+        if range.is_empty() {
+            return Some(Vec::new());
+        }
+        let chunks = chunks_of(&range, core.chunk_size);
+        if chunks.end - chunks.start > HELD_CHUNKS_MAX {
+            return None;
+        }
+        let places = Places::new(&core.origin_id, name, &meta.etag, core.chunk_size);
+        let mut segments = Vec::new();
+        let mut tiers = Vec::new();
+        for index in chunks {
+            let chunk = chunk_range(meta.size, core.chunk_size, index);
+            let place = places.at(index);
+            let (tier, blob) = core.ways.tiers.held(&place, chunk.end - chunk.start)?;
+            let within =
+                range.start.max(chunk.start) - chunk.start..range.end.min(chunk.end) - chunk.start;
+            if let Some(parts) = blob.slice(within.clone()) {
+                segments.extend(parts.into_iter().map(Segment::Bytes));
+            } else {
+                let view = blob.file()?;
+                core.ways.tiers.promote(&place, tier, &blob);
+                segments.push(Segment::File {
+                    file: view.file,
+                    range: view.offset + within.start..view.offset + within.end,
+                });
+            }
+            tiers.push(tier);
+        }
+        tiers
+            .into_iter()
+            .for_each(|tier| core.ways.metrics.hit(tier));
+        // Who asks is not known here, and need not be for this.
+        if core.read_ahead > 0 && steps_over(&range, core.chunk_size) {
+            let version = core.version(name, meta);
+            if core.steps_over(&version, &range) {
+                core.read_on(&version, &range, 0);
+            }
+        }
+        Some(segments)
+    }
+
+    fn list<'a>(
+        &'a self,
+        query: &'a ListQuery,
+        context: &'a RequestContext,
+    ) -> BoxFuture<'a, Result<Arc<ListPage>, ObjectError>> {
+        Box::pin(async move {
+            let core = &self.0;
+            let held = core.listings.page(query);
+            core.ways.metrics.answer(AnswerCache::List, held.is_some());
+            if let Some(page) = held {
+                return Ok(page);
+            }
+            let key = CacheKey::List(Arc::new(query.clone()));
+            match core.ask(key, &core.plans.listing, context).await? {
+                Reply::List(answer) => answer,
+                _ => Err(mismatched()),
+            }
+        })
+    }
+
+    fn buckets<'a>(
+        &'a self,
+        context: &'a RequestContext,
+    ) -> BoxFuture<'a, Result<Vec<BucketEntry>, ObjectError>> {
+        Box::pin(async move {
+            let core = &self.0;
+            if let Some(buckets) = core.listings.buckets() {
+                return Ok(buckets.to_vec());
+            }
+            match core
+                .ask(CacheKey::Buckets, &core.plans.listing, context)
+                .await?
+            {
+                Reply::Buckets(answer) => answer.map(|buckets| buckets.to_vec()),
+                _ => Err(mismatched()),
+            }
+        })
+    }
+
+    fn head_bucket<'a>(
+        &'a self,
+        bucket: &'a str,
+        context: &'a RequestContext,
+    ) -> BoxFuture<'a, Result<(), ObjectError>> {
+        Box::pin(async move {
+            let core = &self.0;
+            if let Some(known) = core.listings.bucket(bucket) {
+                return known;
+            }
+            let key = CacheKey::Bucket(bucket.into());
+            match core.ask(key, &core.plans.question, context).await? {
+                Reply::Bucket(answer) => answer,
+                _ => Err(mismatched()),
+            }
+        })
+    }
+}

@@ -1,0 +1,255 @@
+//! The body of a response: bytes at hand, or bytes as they arrive from the backend, checked for their
+//! length. A body that breaks off is an error to hyper, which then cuts the connection (HTTP/1) or
+//! resets the stream (HTTP/2): a short object never looks like a whole one.
+
+use super::metrics::EdgeMetrics;
+use crate::types::{ByteStream, ObjectError};
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+/// The body of a response.
+pub(crate) struct EdgeBody {
+    source: Source,
+    /// Bytes still owed.
+    left: u64,
+    /// How it broke off, not said yet.
+    broken: Option<BodyError>,
+    /// The largest frame given to hyper at once.
+    frame_max: usize,
+    metrics: Arc<EdgeMetrics>,
+    watch: Arc<Watch>,
+}
+
+enum Source {
+    Bytes(Bytes),
+    Stream { stream: ByteStream, pending: Bytes },
+}
+
+/// Why a body broke off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error("{0}")]
+    Read(#[from] ObjectError),
+    #[error("the object ended {0} bytes early")]
+    Short(u64),
+    #[error("the backend sent more than was asked for")]
+    Long,
+}
+
+/// What a connection knows of one of its responses.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    epoch: Instant,
+    /// When bytes were handed out that nobody has come back from yet, in milliseconds since `epoch`,
+    /// plus one; 0: the client waits for us, not we for it.
+    handed_out: AtomicU64,
+    done: AtomicBool,
+    broken: AtomicBool,
+}
+
+impl Watch {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            epoch: Instant::now(),
+            handed_out: AtomicU64::new(0),
+            done: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether the body has been taken to its end, or dropped.
+    pub(crate) fn done(&self) -> bool {
+        self.done.load(Relaxed)
+    }
+
+    /// Whether the body broke off.
+    pub(crate) fn broken(&self) -> bool {
+        self.broken.load(Relaxed)
+    }
+
+    /// For how long the client has taken nothing, in milliseconds.
+    pub(crate) fn stuck_ms(&self) -> u64 {
+        match self.handed_out.load(Relaxed) {
+            0 => 0,
+            at => self.now_ms().saturating_sub(at - 1),
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl EdgeBody {
+    pub(crate) fn bytes(bytes: Bytes, metrics: Arc<EdgeMetrics>, watch: Arc<Watch>) -> Self {
+        let left = bytes.len() as u64;
+        Self {
+            source: Source::Bytes(bytes),
+            left,
+            broken: None,
+            frame_max: usize::MAX,
+            metrics,
+            watch,
+        }
+    }
+
+    pub(crate) fn stream(
+        stream: ByteStream,
+        len: u64,
+        frame_max: usize,
+        metrics: Arc<EdgeMetrics>,
+        watch: Arc<Watch>,
+    ) -> Self {
+        let source = Source::Stream {
+            stream,
+            pending: Bytes::new(),
+        };
+        Self {
+            source,
+            left: len,
+            broken: None,
+            frame_max,
+            metrics,
+            watch,
+        }
+    }
+
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, BodyError>> {
+        let frame_max = self.frame_max;
+        let chunk = match &mut self.source {
+            Source::Bytes(bytes) => bytes.split_to(bytes.len().min(frame_max)),
+            Source::Stream { stream, pending } => {
+                while pending.is_empty() {
+                    match ready!(stream.as_mut().poll_next(cx)) {
+                        Some(Ok(bytes)) => *pending = bytes,
+                        Some(Err(error)) => return Poll::Ready(Err(error.into())),
+                        None => return Poll::Ready(Err(BodyError::Short(self.left))),
+                    }
+                }
+                pending.split_to(pending.len().min(frame_max))
+            }
+        };
+        match self.left.checked_sub(chunk.len() as u64) {
+            Some(left) => self.left = left,
+            None => return Poll::Ready(Err(BodyError::Long)),
+        }
+        Poll::Ready(Ok(chunk))
+    }
+}
+
+impl Body for EdgeBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.watch.handed_out.store(0, Relaxed);
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        if let Some(error) = self.broken.take() {
+            tracing::debug!(%error, left = self.left, "response cut");
+            self.metrics.aborted.fetch_add(1, Relaxed);
+            self.watch.broken.store(true, Relaxed);
+            return Poll::Ready(Some(Err(error)));
+        }
+        match ready!(self.poll_bytes(cx)) {
+            Ok(chunk) => {
+                self.watch
+                    .handed_out
+                    .store(self.watch.now_ms().saturating_add(1), Relaxed);
+                self.metrics.bytes.fetch_add(chunk.len() as u64, Relaxed);
+                Poll::Ready(Some(Ok(Frame::data(chunk))))
+            }
+            Err(error) => {
+                // An error makes hyper drop what it has not written yet. Told a moment later, it
+                // sends that first, and the client has all there is to resume from.
+                self.broken = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+impl Drop for EdgeBody {
+    fn drop(&mut self) {
+        self.watch.handed_out.store(0, Relaxed);
+        self.watch.done.store(true, Relaxed);
+    }
+}
+
+impl fmt::Debug for EdgeBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EdgeBody")
+            .field("left", &self.left)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::stream;
+    use http_body_util::BodyExt;
+
+    async fn check(
+        chunks: Vec<Result<&'static [u8], ObjectError>>,
+        len: u64,
+        want: Result<&str, &str>,
+    ) {
+        let metrics = Arc::new(EdgeMetrics::default());
+        let watch = Watch::new();
+        let items = chunks.into_iter().map(|c| c.map(Bytes::from_static));
+        let stream = Box::pin(stream::iter(items));
+        let body = EdgeBody::stream(stream, len, 3, metrics.clone(), watch.clone());
+        let got = body.collect().await;
+        match (got, want) {
+            (Ok(got), Ok(want)) => assert_eq!(got.to_bytes(), want),
+            (Err(error), Err(want)) => assert!(error.to_string().contains(want), "{error}"),
+            (got, want) => panic!("{got:?}, not {want:?}"),
+        }
+        assert!(watch.done());
+        assert_eq!(watch.broken(), want.is_err());
+        assert_eq!(metrics.aborted.load(Relaxed), u64::from(want.is_err()));
+    }
+
+    #[tokio::test]
+    async fn lengths_are_kept() {
+        check(
+            vec![Ok(b"hello"), Ok(b""), Ok(b" world")],
+            11,
+            Ok("hello world"),
+        )
+        .await;
+        check(vec![Ok(b"hello")], 11, Err("6 bytes early")).await;
+        check(vec![Ok(b"hello world!")], 11, Err("more than")).await;
+        check(
+            vec![Ok(b"hello"), Err(ObjectError::EtagChanged)],
+            11,
+            Err("changed"),
+        )
+        .await;
+        check(vec![], 0, Ok("")).await;
+    }
+}

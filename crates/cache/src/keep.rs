@@ -1,0 +1,58 @@
+//! Where verified answers go: chunks into the tiers, all else into the caches of answers.
+
+use crate::{
+    failure::commit_fault,
+    key::CacheKey,
+    listing::Listings,
+    meta::MetaCache,
+    tiers::Tiers,
+    transport::{ChunkFrom, Reply},
+};
+use gannet::{Datum, Soon, Store, engine::CommitFault};
+use gannet_store::Put;
+use std::sync::Arc;
+
+/// The fetcher's store.
+///
+/// It says of nothing that it is held: the read path looks before it asks, and the transport once
+/// more before it sends a request.
+#[derive(Debug)]
+pub(crate) struct Keep {
+    pub(crate) tiers: Arc<Tiers>,
+    pub(crate) meta: Arc<MetaCache>,
+    pub(crate) listings: Arc<Listings>,
+}
+
+impl Store<CacheKey, Reply> for Keep {
+    fn commit(&self, datum: Datum<'_, CacheKey, Reply>) -> Soon<Result<(), CommitFault>> {
+        match (datum.key, datum.meta) {
+            (CacheKey::Chunk(chunk), Reply::Chunk { from }) => {
+                let from = *from;
+                if from == ChunkFrom::Local {
+                    return Soon::Now(Err(CommitFault::Exists));
+                }
+                let (tiers, chunk, body) = (Arc::clone(&self.tiers), chunk.clone(), datum.body);
+                return Soon::later(async move {
+                    let put = tiers
+                        .commit(&chunk.place(), body.segments(), from == ChunkFrom::Shared)
+                        .await;
+                    tracing::debug!(?chunk, ?put, "committed");
+                    match put {
+                        Ok(Put::Stored) => Ok(()),
+                        Ok(Put::Exists) => Err(CommitFault::Exists),
+                        Err(error) => Err(commit_fault(&error)),
+                    }
+                });
+            }
+            (CacheKey::Head(name), Reply::Head(known)) => self.meta.insert(name, known),
+            (CacheKey::List(query), Reply::List(Ok(page))) => self.listings.keep_page(query, page),
+            (CacheKey::Buckets, Reply::Buckets(Ok(buckets))) => self.listings.keep_buckets(buckets),
+            (CacheKey::Bucket(bucket), Reply::Bucket(answer)) => {
+                self.listings.keep_bucket(bucket, answer);
+            }
+            // A listing that was refused is asked for again.
+            _ => {}
+        }
+        Soon::Now(Ok(()))
+    }
+}

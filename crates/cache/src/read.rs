@@ -1,0 +1,233 @@
+//! A range of an object as a stream: chunk after chunk, each from the nearest place that has it.
+//!
+//! The first byte decides. Until it is at hand, an error is the answer to the request; after it, an
+//! error ends the stream and the response is cut. Bytes of two versions never meet in one stream: all
+//! its chunks carry the one etag it was opened with.
+//!
+//! A chunk that is being fetched is read as the origin delivers it, from the byte that is wanted. A
+//! reader too slow for the memory that such bodies may take continues from the store.
+
+use crate::{
+    ahead::Ahead,
+    core::Core,
+    edge::backend::RequestContext,
+    key::{CacheKey, ChunkKey, Version},
+    plans,
+    readahead::window,
+    types::{ByteStream, ObjectError},
+};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use gannet::{BodyReader, StreamError};
+use gannet_store::{BlobStream, StoreError};
+use std::{ops::Range, sync::Arc};
+
+/// So often in a row a chunk is opened without a byte coming of it before the read fails: a stored
+/// copy that proves corrupt is dropped and fetched anew, unseen by the client.
+const FRUITLESS_MAX: u32 = 3;
+
+/// Opens a range (not empty, within the object) of a version; resolves when its first byte is at
+/// hand.
+pub(crate) async fn open(
+    core: &Arc<Core>,
+    version: &Arc<Version>,
+    range: Range<u64>,
+    context: &RequestContext,
+) -> Result<ByteStream, ObjectError> {
+    let mut reader = ObjectReader {
+        core: Arc::clone(core),
+        version: Arc::clone(version),
+        range,
+        context: context.clone(),
+        chunk: None,
+        aheads: Vec::new(),
+        looks_ahead: false,
+        fruitless: 0,
+    };
+    let first = match reader.next().await {
+        Some(Ok(first)) => first,
+        Some(Err(error)) => return Err(reader.before_first_byte(error)),
+        None => return Err(ObjectError::Internal("a range without bytes".into())),
+    };
+    // Not before: what fails at once should cost the origin one request.
+    reader.looks_ahead = true;
+    drop(reader.look_ahead());
+    let rest = stream::unfold(Some(reader), |reader| async move {
+        let mut reader = reader?;
+        let item = reader.next().await?;
+        let reader = item.is_ok().then_some(reader);
+        Some((item, reader))
+    });
+    Ok(Box::pin(stream::iter([Ok(first)]).chain(rest)))
+}
+
+/// A range of a version that is being read.
+struct ObjectReader {
+    core: Arc<Core>,
+    version: Arc<Version>,
+    /// What is still to be read.
+    range: Range<u64>,
+    context: RequestContext,
+    /// The chunk that is being read.
+    chunk: Option<Chunk>,
+    /// The chunks behind it.
+    aheads: Vec<Arc<Ahead>>,
+    looks_ahead: bool,
+    /// Chunks opened in a row that brought no byte.
+    fruitless: u32,
+}
+
+enum Chunk {
+    /// From a store.
+    Held(BlobStream),
+    /// As it arrives.
+    Arriving(Box<BodyReader>),
+}
+
+impl ObjectReader {
+    /// The next bytes.
+    async fn next(&mut self) -> Option<Result<Bytes, ObjectError>> {
+        while !self.range.is_empty() {
+            let chunk = match &mut self.chunk {
+                Some(chunk) => chunk,
+                None => match self.open_chunk().await {
+                    Ok(chunk) => self.chunk.insert(chunk),
+                    Err(error) => return Some(Err(error)),
+                },
+            };
+            let item = match chunk {
+                Chunk::Held(stream) => stream.next().await.map(|item| item.map_err(Broke::from)),
+                Chunk::Arriving(body) => body.next().await.map(|item| item.map_err(Broke::from)),
+            };
+            match item {
+                Some(Ok(bytes)) if !bytes.is_empty() => {
+                    self.range.start += bytes.len() as u64;
+                    self.fruitless = 0;
+                    if self.range.start.is_multiple_of(self.version.chunk_size) {
+                        self.chunk = None;
+                    }
+                    return Some(Ok(bytes));
+                }
+                Some(Ok(_)) => {}
+                ended => {
+                    self.chunk = None;
+                    if let Err(error) = self.again(ended.and_then(Result::err)) {
+                        return Some(Err(error));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether to open the chunk again where it ended before its last byte.
+    fn again(&mut self, broke: Option<Broke>) -> Result<(), ObjectError> {
+        self.fruitless += 1;
+        let why = match broke {
+            Some(Broke::Stream(StreamError::Failed(error))) => {
+                return Err(self.core.object_error(&error));
+            }
+            // What the client has may be wrong: nothing must follow it.
+            Some(Broke::Stream(StreamError::Cut)) => {
+                return Err(ObjectError::Unavailable(
+                    "the origin sent wrong bytes".into(),
+                ));
+            }
+            Some(Broke::Stream(StreamError::Lagged { .. })) => "the reader lagged".to_owned(),
+            Some(Broke::Store(error)) => error.to_string(),
+            None => "it ended early".to_owned(),
+        };
+        tracing::debug!(
+            request = %self.context.request_id, version = %self.version.etag, at = self.range.start,
+            why, "opening a chunk again"
+        );
+        if self.fruitless > FRUITLESS_MAX {
+            return Err(ObjectError::Internal(why.into()));
+        }
+        Ok(())
+    }
+
+    /// Opens the chunk that holds the next byte.
+    async fn open_chunk(&mut self) -> Result<Chunk, ObjectError> {
+        let index = self.range.start / self.version.chunk_size;
+        let chunk = ChunkKey {
+            version: Arc::clone(&self.version),
+            index,
+        };
+        let (place, all) = (chunk.place(), chunk.range());
+        let within = self.range.start - all.start..self.range.end.min(all.end) - all.start;
+        let request = Arc::clone(&self.context.request_id);
+        let ways = Arc::clone(&self.core.ways);
+        // The window moves on with the reader. What was read ahead of this chunk is let go when the
+        // demand for it has taken its place, and not before.
+        let _until_joined = self.looks_ahead.then(|| self.look_ahead());
+        if let Some((tier, blob)) = ways.tiers.open_local(&place, chunk.len()).await {
+            tracing::debug!(%request, ?chunk, tier = tier.name(), "hit");
+            ways.metrics.hit(tier);
+            ways.tiers.promote(&place, tier, &blob);
+            let stream = blob.stream(within);
+            return stream
+                .map(Chunk::Held)
+                .map_err(|e| ObjectError::Internal(e.to_string().into()));
+        }
+        ways.metrics.miss();
+        tracing::debug!(%request, ?chunk, ?within, "miss");
+        let key = CacheKey::Chunk(chunk);
+        let fetch = self
+            .core
+            .fetcher
+            .stream(key.clone())
+            .at(within.start)
+            .until(within.end);
+        let fetch = fetch.plan(self.core.plans.chunk(all.end - all.start));
+        let fetch = fetch.priority(plans::DEMAND).owner(self.context.owner);
+        let streaming = self.core.in_turn(&key, fetch.into_future()).await?;
+        Ok(Chunk::Arriving(Box::new(streaming.body)))
+    }
+
+    /// Fetches the next chunks of the range while this one is sent. Gives the window that this one
+    /// replaces.
+    fn look_ahead(&mut self) -> Vec<Arc<Ahead>> {
+        let size = self.version.chunk_size;
+        let chunks = window(
+            self.range.start / size,
+            self.core.read_ahead,
+            self.range.end.div_ceil(size),
+        );
+        let aheads = self
+            .core
+            .read_ahead_of(&self.version, chunks, self.context.owner);
+        std::mem::replace(&mut self.aheads, aheads)
+    }
+
+    /// What an error means while the client has seen nothing: an object that is gone or changed is
+    /// looked up anew.
+    fn before_first_byte(&self, error: ObjectError) -> ObjectError {
+        if !matches!(error, ObjectError::NoSuchKey | ObjectError::NoSuchBucket) {
+            return error;
+        }
+        self.core
+            .ways
+            .meta
+            .drop_version(&self.version.name, &self.version.etag);
+        ObjectError::EtagChanged
+    }
+}
+
+/// Why a chunk ended before its last byte.
+enum Broke {
+    Stream(StreamError),
+    Store(StoreError),
+}
+
+impl From<StreamError> for Broke {
+    fn from(error: StreamError) -> Self {
+        Self::Stream(error)
+    }
+}
+
+impl From<StoreError> for Broke {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}

@@ -1,0 +1,238 @@
+//! Tiers: memory, then disk, then a shared store; what is in none of them is at the origin.
+//!
+//! A lookup goes from the nearest to the farthest and says which tier answered. A blob of the wrong
+//! length cannot be the chunk that was asked for (its place is a hash of what it is): it is condemned,
+//! so that the catalog of a store that went wrong heals itself. The shared store is asked by the
+//! fetcher, as one more source: so all who want a chunk ask it once.
+//!
+//! Promotion: what comes from the shared store is put in memory and on disk, as what comes from the
+//! origin is. What is on disk goes to memory too if it is small, where opening a file costs more than
+//! sending it; a large chunk is sent from the page cache as fast as from memory, and would push a
+//! thousand small ones out.
+
+use crate::metrics::{Metrics, Tier};
+use bytes::Bytes;
+use gannet_store::{Blob, BlobStore, Place, Put, StoreError};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+use tokio::time::{Duration, Instant};
+
+/// Blobs up to this size are copied from disk to memory when they are read.
+const PROMOTED_BYTES_MAX: u64 = 256 << 10;
+
+/// After the shared store failed, it is left alone for so long.
+const BREAKER_PAUSE: Duration = Duration::from_secs(5);
+
+/// The stores of one node, nearest first.
+#[derive(Debug)]
+pub(crate) struct Tiers {
+    memory: Arc<dyn BlobStore>,
+    disk: Option<Arc<dyn BlobStore>>,
+    shared: Option<Arc<dyn BlobStore>>,
+    metrics: Arc<Metrics>,
+    breaker: Breaker,
+}
+
+impl Tiers {
+    pub(crate) fn new(
+        memory: Arc<dyn BlobStore>,
+        disk: Option<Arc<dyn BlobStore>>,
+        shared: Option<Arc<dyn BlobStore>>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            memory,
+            disk,
+            shared,
+            metrics,
+            breaker: Breaker::new(),
+        }
+    }
+
+    /// The chunk, if it can be served this instant. Never blocks; counts nothing.
+    pub(crate) fn held(&self, place: &Place, len: u64) -> Option<(Tier, Blob)> {
+        let fits = |blob: Blob| check_len(blob, place, len);
+        if let Some(blob) = self.memory.held(place).and_then(fits) {
+            return Some((Tier::Memory, blob));
+        }
+        let blob = self.disk.as_ref()?.held(place).and_then(fits)?;
+        Some((Tier::Disk, blob))
+    }
+
+    /// The chunk from memory or disk, verified on the way if need be; counts nothing. A disk that
+    /// fails is as good as an empty one: the chunk is fetched, and the failure counted.
+    pub(crate) async fn open_local(&self, place: &Place, len: u64) -> Option<(Tier, Blob)> {
+        if let Some(held) = self.held(place, len) {
+            return Some(held);
+        }
+        match self.disk.as_ref()?.open(place).await {
+            Ok(blob) => blob
+                .and_then(|blob| check_len(blob, place, len))
+                .map(|blob| (Tier::Disk, blob)),
+            Err(error) => {
+                tracing::warn!(%place, %error, "the disk store failed; reading around it");
+                self.metrics.store_error(Tier::Disk);
+                None
+            }
+        }
+    }
+
+    /// The chunk from the shared store.
+    pub(crate) async fn open_shared(
+        &self,
+        place: &Place,
+        len: u64,
+    ) -> Result<Option<Blob>, StoreError> {
+        let Some(shared) = &self.shared else {
+            return Ok(None);
+        };
+        if self.breaker.is_open() {
+            return Err(StoreError::Transient(
+                "it has just failed, and is left alone".into(),
+            ));
+        }
+        let opened = shared.open(place).await;
+        if let Err(error) = &opened {
+            self.breaker.failed();
+            self.metrics.store_error(Tier::Shared);
+            tracing::warn!(%place, %error, "the shared store failed; reading around it");
+        }
+        Ok(opened?.and_then(|blob| check_len(blob, place, len)))
+    }
+
+    /// Copies a small blob from disk to memory, in the background.
+    pub(crate) fn promote(&self, place: &Place, tier: Tier, blob: &Blob) {
+        if tier != Tier::Disk || blob.len() > PROMOTED_BYTES_MAX {
+            return;
+        }
+        let (memory, place, blob) = (Arc::clone(&self.memory), place.clone(), blob.clone());
+        tokio::spawn(async move {
+            match blob.to_bytes(0..blob.len()).await {
+                Ok(bytes) => drop(memory.put(&place, vec![bytes]).await),
+                Err(error) => tracing::debug!(%place, %error, "cannot promote"),
+            }
+        });
+    }
+
+    /// Commits a verified chunk to all tiers, except the one that it came from. Good if it is in any
+    /// that outlives the request: the disk if there is one, else the shared store, else memory.
+    pub(crate) async fn commit(
+        &self,
+        place: &Place,
+        segments: &[Bytes],
+        from_shared: bool,
+    ) -> Result<Put, StoreError> {
+        let memory = self.memory.put(place, segments.to_vec()).await;
+        let disk = async {
+            match &self.disk {
+                Some(disk) => Some(disk.put(place, segments.to_vec()).await),
+                None => None,
+            }
+        };
+        let shared = async {
+            match &self.shared {
+                Some(shared) if !from_shared && !self.breaker.is_open() => {
+                    let put = shared.put(place, segments.to_vec()).await;
+                    if put
+                        .as_ref()
+                        .is_err_and(|error| !matches!(error, StoreError::TooLarge { .. }))
+                    {
+                        self.breaker.failed();
+                    }
+                    Some(put)
+                }
+                _ => None,
+            }
+        };
+        let (disk, shared) = tokio::join!(disk, shared);
+        for (tier, put) in [(Tier::Disk, &disk), (Tier::Shared, &shared)] {
+            if let Some(Err(error)) = put {
+                self.metrics.store_error(tier);
+                tracing::warn!(%place, ?tier, %error, "a chunk could not be stored");
+            }
+        }
+        disk.or(shared).unwrap_or(memory)
+    }
+
+    /// Removes a chunk from all tiers.
+    pub(crate) async fn remove(&self, place: &Place) -> Result<(), StoreError> {
+        for store in self.all() {
+            store.remove(place).await?;
+        }
+        Ok(())
+    }
+
+    /// The stores that there are, nearest first.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<dyn BlobStore>> {
+        [Some(&self.memory), self.disk.as_ref(), self.shared.as_ref()]
+            .into_iter()
+            .flatten()
+    }
+
+    /// The stores that there are, by tier.
+    pub(crate) fn by_tier(&self) -> impl Iterator<Item = (Tier, &Arc<dyn BlobStore>)> {
+        let stores = [
+            (Tier::Memory, Some(&self.memory)),
+            (Tier::Disk, self.disk.as_ref()),
+            (Tier::Shared, self.shared.as_ref()),
+        ];
+        stores
+            .into_iter()
+            .filter_map(|(tier, store)| Some((tier, store?)))
+    }
+
+    /// Whether a chunk that is read ahead would be kept until it is read.
+    pub(crate) fn keeps(&self, bytes: u64) -> bool {
+        let room = |store: &Arc<dyn BlobStore>| store.stats().bytes_max >= bytes;
+        room(&self.memory) || self.disk.as_ref().is_some_and(room)
+    }
+
+    /// Closes all stores: what is being committed is committed.
+    pub(crate) async fn close(&self) {
+        for store in self.all() {
+            store.close().await;
+        }
+    }
+}
+
+fn check_len(blob: Blob, place: &Place, len: u64) -> Option<Blob> {
+    if blob.len() == len {
+        return Some(blob);
+    }
+    tracing::warn!(%place, is = blob.len(), should = len, "a stored chunk has the wrong length");
+    blob.condemn("wrong length");
+    None
+}
+
+/// Leaves a store alone for a while after it failed, so that its bad minute does not become every
+/// client's.
+#[derive(Debug)]
+struct Breaker {
+    start: Instant,
+    /// Milliseconds since the start.
+    open_until: AtomicU64,
+}
+
+impl Breaker {
+    fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            open_until: AtomicU64::new(0),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn is_open(&self) -> bool {
+        self.now() < self.open_until.load(Relaxed)
+    }
+
+    fn failed(&self) {
+        let until = self.now().saturating_add(BREAKER_PAUSE.as_millis() as u64);
+        self.open_until.fetch_max(until, Relaxed);
+    }
+}

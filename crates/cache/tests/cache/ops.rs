@@ -1,0 +1,155 @@
+//! The operator's listener.
+
+use super::*;
+use gannet_testkit::origin::Object;
+use std::collections::BTreeSet;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_readiness_metrics_and_what_is_in_flight() {
+    let origin = Origin::start();
+    origin.put(BUCKET, "k", Object::generated(1, MIB));
+    let cache = start(config(&origin)).await;
+    assert_eq!(ops(&cache, "GET", "/healthz").await.status, 200);
+    assert_eq!(ops(&cache, "GET", "/readyz").await.status, 200);
+    assert_eq!(ops(&cache, "POST", "/readyz").await.status, 405);
+    assert_eq!(ops(&cache, "GET", "/admin/purge").await.status, 405);
+    assert_eq!(ops(&cache, "GET", "/other").await.status, 404);
+    assert_eq!(get(&cache, "k").await.status, 200);
+    assert_eq!(get(&cache, "k").await.status, 200);
+    settle(&cache).await;
+    for (sample, expected) in [
+        ("gannet_edge_requests_total{method=\"GET\",code=\"200\"}", 2),
+        ("gannet_edge_bytes_total", 2 * MIB),
+        ("gannet_edge_first_byte_seconds_count", 2),
+        (
+            "gannet_origin_requests_total{op=\"read\",outcome=\"ok\"}",
+            1,
+        ),
+        (
+            "gannet_origin_requests_total{op=\"head\",outcome=\"ok\"}",
+            1,
+        ),
+        ("gannet_origin_bytes_total", MIB),
+        ("gannet_fetch_inflight", 0),
+        ("gannet_fetch_resumes_total", 0),
+        ("gannet_store_hits_total{tier=\"memory\"}", 1),
+        ("gannet_store_misses_total", 1),
+        (
+            "gannet_store_commits_total{tier=\"memory\",outcome=\"stored\"}",
+            1,
+        ),
+        (
+            "gannet_source_health{source=\"origin/0\",state=\"healthy\"}",
+            1,
+        ),
+    ] {
+        assert_eq!(
+            metric(&cache, &format!("{sample} ")).await,
+            expected,
+            "{sample}"
+        );
+    }
+    let fetches = ops(&cache, "GET", "/debug/fetches").await;
+    assert_eq!(fetches.header("content-type"), Some("application/json"));
+    assert!(
+        fetches.text().contains("\"source\":\"origin/0\""),
+        "{}",
+        fetches.text()
+    );
+    cache.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_metric_is_documented_and_every_documented_one_is_there() {
+    let origin = Origin::start();
+    origin.put(BUCKET, "k", Object::generated(1, 10));
+    let cache = start(config(&origin)).await;
+    get(&cache, "k").await;
+    let page = ops(&cache, "GET", "/metrics").await.text();
+    let there: BTreeSet<&str> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+        .collect();
+    let text = include_str!("../../../../docs/METRICS.md");
+    let names = text.split('`').filter(|word| word.starts_with("gannet_"));
+    let documented: BTreeSet<&str> = names.map(|name| name.split('{').next().unwrap()).collect();
+    assert_eq!(there, documented);
+    cache.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn purging_and_warming() {
+    let origin = Origin::start();
+    origin.put(BUCKET, "a/1", Object::generated(1, 2 * MIB));
+    origin.put(BUCKET, "a/2", Object::generated(2, 10));
+    let cache = start(config(&origin)).await;
+    let address = cache.ops_address().unwrap();
+    let warm = async |list: &str| {
+        let url = format!("http://{address}/admin/warm");
+        client::request("POST", &url, &[], list.as_bytes())
+            .await
+            .unwrap()
+    };
+    assert_eq!(warm("no-slash").await.status, 400);
+    let warmed = warm("b/a/1\nb/a/2\nb/absent\n").await;
+    let lines: Vec<serde_json::Value> = warmed
+        .text()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let last = lines.last().unwrap();
+    assert_eq!(
+        (&last["event"], &last["objects"], &last["failed"]),
+        (&"end".into(), &2.into(), &1.into())
+    );
+    assert_eq!(last["bytes"], 2 * MIB + 10);
+    let asked = origin.counts();
+    assert_eq!(get(&cache, "a/1").await.body.len() as u64, 2 * MIB);
+    let counts = origin.counts();
+    assert_eq!(
+        (counts.heads, counts.gets),
+        (asked.heads, asked.gets),
+        "it was there"
+    );
+    let purged = ops(&cache, "POST", "/admin/purge?bucket=b&prefix=a/").await;
+    let purged: serde_json::Value = serde_json::from_str(&purged.text()).unwrap();
+    assert_eq!(
+        (&purged["objects"], &purged["chunks"]),
+        (&2.into(), &3.into())
+    );
+    get(&cache, "a/1").await;
+    assert_eq!(origin.counts().heads, asked.heads + 1);
+    for wrong in ["?prefix=a", "?buckets=b"] {
+        assert_eq!(
+            ops(&cache, "POST", &format!("/admin/purge{wrong}"))
+                .await
+                .status,
+            400
+        );
+    }
+    cache.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn administration_is_not_for_everybody() {
+    let origin = Origin::start();
+    let cache = start(CacheConfig {
+        ops_token: Some("secret".into()),
+        ..config(&origin)
+    })
+    .await;
+    let address = cache.ops_address().unwrap();
+    let url = format!("http://{address}/admin/purge");
+    for (headers, expected) in [
+        (&[][..], 200),
+        (&[("authorization", "Bearer secret")], 200),
+        (&[("authorization", "Bearer wrong")], 401),
+        (&[("origin", "http://evil.example")], 403),
+        (&[("referer", "http://evil.example")], 403),
+        (&[("sec-fetch-site", "cross-site")], 403),
+    ] {
+        let answer = client::request("POST", &url, headers, b"").await.unwrap();
+        assert_eq!(answer.status, expected, "{headers:?}");
+    }
+    cache.shutdown().await;
+}
