@@ -1,0 +1,6 @@
+//! The commands, one module each.
+
+pub mod cache;
+pub mod config;
+pub mod get;
+pub mod warm;

@@ -1,0 +1,236 @@
+//! The settings of `gannet cache`: one table, from which come the struct, the flags, the
+//! environment variables, the keys of the file, the help, `gannet config`, and the check that
+//! docs/CONFIG.md is complete.
+
+mod flags;
+mod layers;
+mod show;
+mod value;
+
+pub use flags::Flags;
+pub use layers::{Key, Layers, SetBy, Texts, parse_file};
+pub use show::{show_json, show_toml};
+pub use value::{Shape, Value};
+
+use crate::{
+    exit::{Error, Result},
+    units::{Size, Span},
+};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// A value and who set it.
+#[derive(Clone, Debug)]
+pub struct Setting<T> {
+    /// The value.
+    pub value: T,
+    /// Who set it.
+    pub by: SetBy,
+}
+
+macro_rules! settings {
+    ($($(#[doc = $doc:literal])+ $field:ident ($name:literal $placeholder:literal): $type:ty = $default:expr;)+) => {
+        /// The effective settings.
+        #[derive(Clone, Debug)]
+        #[non_exhaustive]
+        pub struct Settings {
+            $($(#[doc = $doc])+ pub $field: Setting<$type>,)+
+        }
+
+        /// Every setting, in the order in which they are shown.
+        pub const KEYS: &[Key] = &[
+            $(Key {
+                name: $name,
+                shape: <$type as Value>::SHAPE,
+                placeholder: $placeholder,
+                doc: &[$($doc),+],
+            },)+
+        ];
+
+        impl Settings {
+            /// Takes every setting from the highest layer that has it; the values are read, but not
+            /// yet compared with each other (see [`check`](Self::check)).
+            pub fn resolve(layers: &Layers) -> Result<Self> {
+                let mut keys = KEYS.iter();
+                Ok(Self {
+                    $($field: {
+                        let key = keys.next().expect("one key for each field, in the same order");
+                        let (value, by) = layers.take::<$type>(key, $default)?;
+                        Setting { value, by }
+                    },)+
+                })
+            }
+
+            /// Each setting as it would be written, none where it is not set, and who set it.
+            fn rows(&self) -> Vec<(&'static Key, Option<Vec<String>>, &SetBy)> {
+                let mut keys = KEYS.iter();
+                vec![$({
+                    let key = keys.next().expect("one key for each field, in the same order");
+                    (key, self.$field.value.write(), &self.$field.by)
+                },)+]
+            }
+        }
+    };
+}
+
+settings! {
+    /// Where objects come from: s3://, az://, gs://, https://host/prefix, http://, or file:///dir,
+    /// whose sub-directories are the buckets. Not set: the current directory, hidden files and
+    /// `--data` excluded.
+    origin ("origin" "URL"): Option<String> = None;
+    /// The server to ask for an s3://, az:// or gs:// origin, if it is not the provider's own.
+    origin_endpoint ("origin-endpoint" "URL"): Option<String> = None;
+    /// Another source of the same objects with the same etags, for failover, hedging and resume;
+    /// s3:// with `?endpoint=http://host:9000` behind it, if needed. May be repeated.
+    origin_mirror ("origin-mirror" "URL"): Vec<String> = Vec::new();
+    /// The region to sign requests to s3:// for. Not set: $AWS_REGION, $AWS_DEFAULT_REGION,
+    /// us-east-1.
+    origin_region ("origin-region" "NAME"): Option<String> = None;
+    /// Ask the origin without credentials, even if the environment has some.
+    origin_anonymous ("origin-anonymous" "BOOL"): bool = false;
+    /// Accept http:// and https:// origins without strong etags: a weak one, or Last-Modified and
+    /// the length, tells versions apart. Two versions of one second and one length are then mixed up.
+    origin_allow_weak ("origin-allow-weak" "BOOL"): bool = false;
+    /// The most requests under way to the origin at a time.
+    origin_concurrency ("origin-concurrency" "N"): u32 = 192;
+    /// How long a request may wait for its turn at the origin.
+    queue_timeout ("queue-timeout" "DURATION"): Span = secs(5);
+    /// Where S3 clients connect. An address that others can reach needs `--auth` or `--anonymous`.
+    listen ("listen" "ADDRESS"): SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9000));
+    /// Where /healthz, /readyz, /metrics, /debug and /admin are served.
+    ops_listen ("ops-listen" "ADDRESS"): SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9002));
+    /// A file with the token that /admin asks for. Not set: /admin answers on loopback only.
+    ops_token_file ("ops-token-file" "FILE"): Option<PathBuf> = None;
+    /// The directory of the disk tier. Not set: $CACHE_DIRECTORY (which systemd sets), else
+    /// $XDG_CACHE_HOME/gannet, else ~/.cache/gannet.
+    data ("data" "DIR"): Option<PathBuf> = None;
+    /// A shared store behind the disk: s3://bucket/prefix, gs:// or az://, with
+    /// `?endpoint=http://host:9000` behind it if it is not the provider's own.
+    store ("store" "URL"): Option<String> = None;
+    /// The most bytes kept on disk; 0 for no disk tier.
+    disk_max ("disk-max" "SIZE"): Size = Size::gib(10);
+    /// The most bytes kept in memory.
+    memory_max ("memory-max" "SIZE"): Size = Size::gib(1);
+    /// The unit of caching, 1MiB to 64MiB. Another size is another cache: chunks of the old size
+    /// are not found any more, and evicted in time.
+    chunk_size ("chunk-size" "SIZE"): Size = Size::mib(8);
+    /// How many chunks are fetched ahead of a sequential reader; 0 for none.
+    read_ahead ("read-ahead" "N"): u32 = 4;
+    /// How long a read of the origin may go without a byte before a second one races it (the
+    /// source's own 99th percentile, if that is longer).
+    hedge_after ("hedge-after" "DURATION"): Span = secs(1);
+    /// How long an object's metadata are believed without asking the origin again.
+    meta_ttl ("meta-ttl" "DURATION"): Span = secs(300);
+    /// How long it is believed that an object is not there.
+    negative_ttl ("negative-ttl" "DURATION"): Span = secs(60);
+    /// How long a page of a listing is believed.
+    list_ttl ("list-ttl" "DURATION"): Span = secs(5);
+    /// How long requests under way may go on after SIGTERM.
+    drain ("drain" "DURATION"): Span = secs(30);
+    /// The TOML file of those who may read: SigV4 key pairs and bearer tokens. Reloaded on change.
+    auth ("auth" "FILE"): Option<PathBuf> = None;
+    /// Everybody who reaches the address may read everything.
+    anonymous ("anonymous" "BOOL"): bool = false;
+    /// The certificate chain to serve TLS with, PEM.
+    tls_cert ("tls-cert" "FILE"): Option<PathBuf> = None;
+    /// The private key to serve TLS with, PEM.
+    tls_key ("tls-key" "FILE"): Option<PathBuf> = None;
+    /// Clients must show a certificate that one of these has signed, PEM; `--auth` may name which.
+    tls_client_ca ("tls-client-ca" "FILE"): Option<PathBuf> = None;
+    /// Answers bucket.NAME as well as NAME/bucket (virtual-hosted style).
+    domain ("domain" "NAME"): Option<String> = None;
+    /// What is logged: error, warn, info, debug or trace, also for a part of the program
+    /// (`info,gannet_cache=debug`).
+    log_level ("log-level" "LEVEL"): String = "info".to_owned();
+    /// Logs are lines of JSON.
+    json_logs ("json-logs" "BOOL"): bool = false;
+}
+
+const fn secs(n: u64) -> Span {
+    Span(Duration::from_secs(n))
+}
+
+/// The default of a setting as it would be written, for the help.
+fn default_text(name: &str) -> Option<String> {
+    let settings = Settings::resolve(&Layers::default()).expect("defaults need no reading");
+    let (key, texts, _) = settings
+        .rows()
+        .into_iter()
+        .find(|(key, ..)| key.name == name)?;
+    // "default: false" tells nobody anything.
+    if matches!(key.shape, Shape::Switch | Shape::List) {
+        return None;
+    }
+    texts.map(|texts| texts.join(" "))
+}
+
+impl Settings {
+    /// Compares the settings with each other and with their bounds.
+    ///
+    /// # Errors
+    /// [`Exit::Usage`](crate::exit::Exit::Usage), with a remedy.
+    pub fn check(&self) -> Result {
+        crate::logging::check(&self.log_level.value)?;
+        self.check_access()?;
+        self.check_bounds()?;
+        match (&self.tls_cert.value, &self.tls_key.value) {
+            (Some(_), None) => Err(Error::usage("--tls-cert needs --tls-key")),
+            (None, Some(_)) => Err(Error::usage("--tls-key needs --tls-cert")),
+            (None, None) if self.tls_client_ca.value.is_some() => Err(Error::usage(
+                "--tls-client-ca needs --tls-cert and --tls-key",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_access(&self) -> Result {
+        let listen = self.listen.value;
+        match (&self.auth.value, self.anonymous.value) {
+            (Some(_), true) => Err(Error::usage("--auth and --anonymous contradict each other")
+                .remedy("one of the two")),
+            (None, false) if !listen.ip().is_loopback() => Err(Error::usage(format!(
+                "{listen} can be reached by others, and nobody is kept out"
+            ))
+            .remedy(
+                "--auth FILE (keys and tokens, see docs/CONFIG.md), or --anonymous if whoever \
+                         reaches it may read everything",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_bounds(&self) -> Result {
+        let chunk = self.chunk_size.value;
+        if chunk < Size::mib(1) || chunk > Size::mib(64) {
+            return Err(
+                Error::usage(format!("--chunk-size is {chunk}")).remedy("between 1MiB and 64MiB")
+            );
+        }
+        if self.origin_concurrency.value == 0 {
+            return Err(Error::usage(
+                "--origin-concurrency is 0: nothing could ever be fetched",
+            ));
+        }
+        if self.memory_max.value < Size(chunk.0.saturating_mul(2)) {
+            return Err(Error::usage(format!(
+                "--memory-max is {}: too little for two chunks of {chunk}, one coming, one going",
+                self.memory_max.value
+            ))
+            .remedy("a larger --memory-max, or a smaller --chunk-size"));
+        }
+        if self.queue_timeout.value.0.is_zero() {
+            return Err(Error::usage(
+                "--queue-timeout is 0: nothing could ever be fetched",
+            ));
+        }
+        if self.hedge_after.value.0.is_zero() {
+            return Err(Error::usage(
+                "--hedge-after is 0: each read of the origin would be made twice",
+            )
+            .remedy("1s"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
