@@ -1,0 +1,208 @@
+//! Tables for people, and the file that keeps them.
+
+use std::{fmt::Write, path::Path};
+
+/// Where the tables are kept.
+const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/RESULTS.md");
+
+/// What one benchmark has to say.
+#[derive(Debug, Default)]
+pub(crate) struct Section {
+    name: &'static str,
+    text: String,
+    targets: Vec<Target>,
+    /// What was served and wrong: must be empty.
+    wrong: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Target {
+    what: String,
+    limit: String,
+    measured: String,
+    /// Measured over limit: at most 1 is reached.
+    ratio: f64,
+}
+
+impl Section {
+    pub(crate) fn new(name: &'static str, intro: &str) -> Self {
+        Self {
+            name,
+            text: format!("{intro}\n"),
+            ..Self::default()
+        }
+    }
+
+    /// Adds a table; the first row is its head.
+    pub(crate) fn table(&mut self, title: &str, rows: &[Vec<String>]) {
+        let _ = write!(self.text, "\n**{title}**\n\n");
+        let columns = rows.first().map_or(0, Vec::len);
+        let width = |column: usize| {
+            rows.iter()
+                .filter_map(|row| row.get(column))
+                .map(|cell| cell.chars().count())
+                .max()
+        };
+        let widths: Vec<usize> = (0..columns).map(|c| width(c).unwrap_or(0).max(3)).collect();
+        for (index, row) in rows.iter().enumerate() {
+            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                let _ = match column {
+                    0 => write!(self.text, "| {cell:<width$} "),
+                    _ => write!(self.text, "| {cell:>width$} "),
+                };
+            }
+            self.text.push_str("|\n");
+            if index == 0 {
+                for (column, width) in widths.iter().enumerate() {
+                    let _ = match column {
+                        0 => write!(self.text, "| {} ", "-".repeat(*width)),
+                        _ => write!(self.text, "| {}: ", "-".repeat(width - 1)),
+                    };
+                }
+                self.text.push_str("|\n");
+            }
+        }
+    }
+
+    /// A bound that was set beforehand: `measured` is to be at most `limit`.
+    pub(crate) fn target(&mut self, what: &str, measured: f64, limit: f64, unit: &str) {
+        self.targets.push(Target {
+            what: what.into(),
+            limit: format!("{} {unit}", number(limit)),
+            measured: format!("{} {unit}", number(measured)),
+            ratio: if limit > 0.0 {
+                measured / limit
+            } else {
+                measured + 1.0
+            },
+        });
+    }
+
+    /// Something was served that is not right.
+    pub(crate) fn wrong(&mut self, what: String) {
+        self.wrong.push(what);
+    }
+
+    /// Prints it, keeps it in RESULTS.md unless it was a quick run, and says whether all was right.
+    pub(crate) fn finish(mut self, quick: bool, repeats: usize) -> bool {
+        if !self.targets.is_empty() {
+            let mut rows = vec![
+                ["target", "at most", "measured", ""]
+                    .map(String::from)
+                    .to_vec(),
+            ];
+            rows.extend(self.targets.iter().map(|target| {
+                let verdict = if target.ratio <= 1.0 {
+                    "reached".into()
+                } else {
+                    format!("missed: {:.2} x", target.ratio)
+                };
+                vec![
+                    target.what.clone(),
+                    target.limit.clone(),
+                    target.measured.clone(),
+                    verdict,
+                ]
+            }));
+            self.table("Targets", &rows);
+        }
+        let verdict = if self.wrong.is_empty() {
+            "Every body served was right, byte for byte.".to_owned()
+        } else {
+            format!("WRONG: {}", self.wrong.join("; "))
+        };
+        if self.name != "engine" && self.name != "index" {
+            let _ = write!(self.text, "\n{verdict}\n");
+        }
+        println!("## {}\n\n{}", self.name, self.text);
+        if quick {
+            println!("(a quick run: too small to mean anything, and not kept)");
+        } else {
+            keep(self.name, &self.text, repeats);
+        }
+        self.wrong.is_empty()
+    }
+}
+
+/// Puts a section in the place of its predecessor.
+fn keep(name: &str, text: &str, repeats: usize) {
+    let (begin, end) = (format!("<!-- {name} -->"), format!("<!-- /{name} -->"));
+    let section = format!(
+        "{begin}\n## {name}\n\n{} Runs of each: {repeats}, in turns; the median counts.\n\n{text}{end}\n",
+        machine()
+    );
+    let old = std::fs::read_to_string(RESULTS).unwrap_or_else(|_| HEAD.into());
+    let new = match (old.find(&begin), old.find(&end)) {
+        (Some(from), Some(to)) if from < to => {
+            let after = old[to + end.len()..].strip_prefix('\n').unwrap_or_default();
+            format!("{}{section}{after}", &old[..from])
+        }
+        _ => format!("{}\n\n{section}", old.trim_end()),
+    };
+    if let Err(error) = std::fs::write(Path::new(RESULTS), new) {
+        eprintln!("cannot write {RESULTS}: {error}");
+    }
+}
+
+const HEAD: &str = "# Results\n\n\
+Each section is written by `cargo run --release -p gannet-bench -- NAME`, peers measured in the same run, on the same\n\
+machine, in turns. Numbers of different sections may come from different moments of a shared machine.\n";
+
+/// Cores, processor, kernel, versions.
+fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let cpuinfo = read("/proc/cpuinfo");
+    let model = cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    let model = model.map_or("unknown processor", |(_, model)| model.trim());
+    let load = read("/proc/loadavg");
+    let load = load.split(' ').next().unwrap_or_default();
+    format!(
+        "{cores} cores ({model}), Linux {}, load before {load}; {}, {}.",
+        read("/proc/sys/kernel/osrelease").trim(),
+        version("nginx", "-v"),
+        version("varnishd", "-V"),
+    )
+}
+
+fn version(program: &str, flag: &str) -> String {
+    let output = std::process::Command::new(gannet_testkit::process::program(program))
+        .arg(flag)
+        .output();
+    let output = output
+        .map(|output| [output.stdout, output.stderr].concat())
+        .unwrap_or_default();
+    let text = String::from_utf8_lossy(&output).into_owned();
+    let digits = |word: &&str| word.chars().any(|c| c.is_ascii_digit());
+    let word = text.split_whitespace().find(digits).unwrap_or_default();
+    let version = word.rsplit(['/', '-', '(']).next().unwrap_or(word);
+    format!("{program} {version}")
+}
+
+/// Three significant digits or so.
+pub(crate) fn number(value: f64) -> String {
+    match value.abs() {
+        v if v >= 100.0 || v == 0.0 => format!("{value:.0}"),
+        v if v >= 10.0 => format!("{value:.1}"),
+        v if v >= 0.095 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
+}
+
+/// A time for people.
+pub(crate) fn time(seconds: f64) -> String {
+    match seconds {
+        s if s >= 1.0 => format!("{} s", number(s)),
+        s if s >= 1e-3 => format!("{} ms", number(s * 1e3)),
+        s => format!("{} us", number(s * 1e6)),
+    }
+}
+
+/// The median; zero of nothing.
+pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
