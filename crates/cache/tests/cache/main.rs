@@ -93,6 +93,24 @@ async fn ops(cache: &RunningCache, method: &str, path: &str) -> Answer {
         .expect("an answer")
 }
 
+/// Waits until a sample has this value: some are counted only after the client has its answer.
+async fn becomes(cache: &RunningCache, sample: &str, expected: u64) {
+    let mut last = None;
+    let wait = async {
+        while last != Some(expected) {
+            last = Some(metric(cache, &format!("{sample} ")).await);
+            tokio::task::yield_now().await;
+        }
+    };
+    // Only a failure takes so long.
+    if tokio::time::timeout(Duration::from_secs(20), wait)
+        .await
+        .is_err()
+    {
+        panic!("{sample} is {last:?}, and should be {expected}");
+    }
+}
+
 /// Waits until nothing is being fetched or committed.
 async fn settle(cache: &RunningCache) {
     while metric(cache, "gannet_fetch_inflight ").await > 0 {
