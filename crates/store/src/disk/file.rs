@@ -17,6 +17,7 @@ use std::{
     fs::File,
     io,
     ops::Range,
+    os::unix::fs::MetadataExt as _,
     path::Path,
     sync::{Arc, Weak},
 };
@@ -31,6 +32,8 @@ pub(super) struct OpenFile {
     pub(super) generation: u64,
     pub(super) frame: Frame,
     pub(super) file: Arc<File>,
+    /// As of before it was verified.
+    pub(super) touched: Touched,
     pub(super) store: Weak<Shared>,
     pub(super) fs: Arc<dyn Fs>,
     pub(super) pool: Arc<Pool>,
@@ -43,6 +46,26 @@ impl fmt::Debug for OpenFile {
             "{} bytes of {:?} in {:?}",
             self.frame.len, self.place, self.file
         )
+    }
+}
+
+/// When a file was last changed by anybody, in its bytes, length or names: the inode's ctime, which
+/// nobody can set. A verification says nothing of a file that was touched since.
+///
+/// It finds what is done through the file system, at once and for the price of one `fstat`; what the
+/// medium does by itself is for the scrubber. Where the clock of the file system is coarse, a change
+/// within the same tick (some milliseconds) as the look before the verification is missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Touched(i64, i64);
+
+impl Touched {
+    /// Of a file that was not looked at: equal to no other.
+    pub(super) const UNKNOWN: Self = Self(i64::MIN, i64::MIN);
+
+    /// One system call.
+    pub(super) fn of(file: &File) -> io::Result<Self> {
+        let found = file.metadata()?;
+        Ok(Self(found.ctime(), found.ctime_nsec()))
     }
 }
 
@@ -74,17 +97,19 @@ impl Bad {
     }
 }
 
-/// Opens the file of a blob of `len` bytes and reads its checksums; the data is not looked at.
+/// Opens the file of a blob of `len` bytes and reads its checksums; the data is not looked at. Says
+/// when it was touched as of before that.
 pub(super) fn open(
     fs: &dyn Fs,
     path: &Path,
     space: &str,
     digest: &[u8; 32],
     len: u64,
-) -> Result<(File, Frame), Bad> {
+) -> Result<(File, Frame, Touched), Bad> {
     let from_io = |error: io::Error| Bad::from_io(path, &error);
     let file = fs.open(path).map_err(from_io)?;
     let found = file.metadata().map_err(from_io)?;
+    let touched = Touched(found.ctime(), found.ctime_nsec());
     if !found.is_file() {
         return Err(Bad::Copy("it is no file".into()));
     }
@@ -106,7 +131,7 @@ pub(super) fn open(
         return Err(Bad::Copy("the length".into()));
     }
     let frame = Frame::parse(&fixed, table).map_err(|what| Bad::Copy(what.into()))?;
-    Ok((file, frame))
+    Ok((file, frame, touched))
 }
 
 /// Reads all of the data and compares it with its checksums.
@@ -130,6 +155,11 @@ pub(super) fn verify(fs: &dyn Fs, path: &Path, file: &File, frame: &Frame) -> Re
 }
 
 impl OpenFile {
+    /// Whether nobody has touched the file since it was verified.
+    pub(super) fn is_untouched(&self) -> bool {
+        Touched::of(&self.file).is_ok_and(|now| now == self.touched)
+    }
+
     /// Reads up to a piece of `range`, verified.
     fn read(&self, range: Range<u64>) -> Result<Bytes, StoreError> {
         let mut blocks = self.frame.aligned(&range);

@@ -11,7 +11,7 @@
 //! A place is `busy` while its file comes or goes: whoever wants to write or remove it waits, so that
 //! a late unlink never hits a new file. Who holds a place busy waits for nobody.
 
-use super::file::OpenFile;
+use super::file::{OpenFile, Touched};
 use crate::{Place, evict::S3Fifo, place::space_name};
 use std::{
     collections::{HashMap, HashSet},
@@ -35,6 +35,8 @@ pub(super) struct Chunk {
     pub(super) generation: u64,
     /// When it was verified, in seconds after the store's start and one more; 0 for never.
     pub(super) verified: u32,
+    /// When the file had been touched when it was verified.
+    pub(super) touched: Touched,
 }
 
 /// A file that has left the index and is to be unlinked.
@@ -92,15 +94,16 @@ impl Index {
         }
     }
 
-    /// Adds a file; false if there is one of this key.
-    pub(super) fn add(&mut self, key: Key, len: u64, weight: u64, verified: u32) -> bool {
+    /// Adds a file that is not verified; false if there is one of this key.
+    pub(super) fn add(&mut self, key: Key, len: u64, weight: u64) -> bool {
         self.generation += 1;
         self.chunks.insert(
             key,
             Chunk {
                 len,
                 generation: self.generation,
-                verified,
+                verified: 0,
+                touched: Touched::UNKNOWN,
             },
             weight,
         )
@@ -111,6 +114,24 @@ impl Index {
         self.chunks
             .peek(key)
             .filter(|chunk| chunk.generation == generation)
+    }
+
+    /// Takes note that a file is right, or (at 0) that it may not be.
+    pub(super) fn verified(&mut self, key: &Key, generation: u64, at: u32, touched: Touched) {
+        if let Some(chunk) = self.chunks.peek_mut(key)
+            && chunk.generation == generation
+        {
+            chunk.verified = at;
+            chunk.touched = touched;
+        }
+    }
+
+    /// Forgets that a file was verified, and no longer keeps it open; to be closed outside the lock.
+    #[must_use]
+    pub(super) fn doubt(&mut self, key: &Key, generation: u64) -> Option<Arc<OpenFile>> {
+        self.same(key, generation)?;
+        self.verified(key, generation, 0, Touched::UNKNOWN);
+        self.files.remove(key)
     }
 
     /// The open file of a chunk.

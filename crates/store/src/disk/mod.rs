@@ -9,8 +9,9 @@
 //! - **No fsync** by default: that a machine lost power in the middle is found by the checksums, since
 //!   after a start nothing counts as verified, and a lost blob is only refetched.
 //! - **Verified** when opened for the first time after the start, again when that is longer ago than
-//!   [`verify_every`](DiskConfig::verify_every), in the background at a bounded rate, and on every
-//!   read that passes through user space. A bad copy is dropped, counted and reported as not held.
+//!   [`verify_every`](DiskConfig::verify_every), when somebody has touched the file since (its ctime,
+//!   looked at before each use), in the background at a bounded rate, and on every read that passes
+//!   through user space. A bad copy is dropped, counted and reported as not held.
 //! - **Files are read, never mapped** (see `disk/fs.rs`): truncated under us, they give an error.
 //! - **Budget** in allocated blocks, S3-FIFO eviction ([`crate::evict`]). Room is reserved before the
 //!   first byte is written. While the file system is short the budget shrinks with it, so that serving
@@ -52,8 +53,9 @@ use store::Shared;
 /// - A commit is atomic and never replaces; `kill -9`, power loss and a full disk at any point leave
 ///   the blob whole or not there, and nothing behind that the next start would not remove.
 /// - What is served was compared with its checksums (CRC-32C of each 64 KiB): at the first opening
-///   after a start, again every [`verify_every`](DiskConfig::verify_every), and in the background. A
-///   copy that fails is dropped, counted, and reported as not held.
+///   after a start, again every [`verify_every`](DiskConfig::verify_every), whenever the file was
+///   touched since, and in the background. A copy that fails is dropped, counted, and reported as not
+///   held.
 /// - The budget counts allocated blocks; S3-FIFO decides what goes. While the file system is short,
 ///   the budget is, too.
 /// - One process per directory.

@@ -78,7 +78,8 @@ pub(super) fn verify(shared: &Shared, key: Key, chunk: &Chunk, space: &str) {
     let path = shared.layout.file(space, &key.digest, chunk.len);
     let in_use = shared.lock().open_file(&key).is_some();
     let verified =
-        file::open(&*shared.fs, &path, space, &key.digest, chunk.len).and_then(|(file, frame)| {
+        file::open(&*shared.fs, &path, space, &key.digest, chunk.len).and_then(|opened| {
+            let (file, frame, touched) = opened;
             let past_cache = || {
                 if !in_use {
                     let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
@@ -87,12 +88,12 @@ pub(super) fn verify(shared: &Shared, key: Key, chunk: &Chunk, space: &str) {
             past_cache();
             let verified = file::verify(&*shared.fs, &path, &file, &frame);
             past_cache();
-            verified
+            verified.map(|()| touched)
         });
     match verified {
-        Ok(()) => {
+        Ok(touched) => {
             shared.counters.scrubbed.add(1);
-            shared.verified(key, chunk.generation);
+            shared.verified(key, chunk.generation, touched);
         }
         // Another time.
         Err(Bad::Means(error)) => tracing::debug!(%error, "a stored file could not be verified"),

@@ -2,7 +2,7 @@
 
 use super::{
     DiskConfig,
-    file::{self, Bad, OpenFile},
+    file::{self, Bad, OpenFile, Touched},
     fs::{self, Fs},
     index::{Chunk, Index, Key, Leaving, Squeeze},
     layout::{Keep, Layout},
@@ -82,7 +82,7 @@ impl Shared {
                     space: index.spaces.intern(space),
                     digest: found.digest,
                 };
-                match index.add(key, found.len, footprint(found.len, room.unit), 0) {
+                match index.add(key, found.len, footprint(found.len, room.unit)) {
                     true => Keep::Yes,
                     false => Keep::No,
                 }
@@ -144,7 +144,7 @@ impl Shared {
         chunk.verified != 0 && u64::from(age) < within.as_secs().max(1)
     }
 
-    /// The open file of a chunk that can be served at once; counts a hit.
+    /// The open file of a chunk that was verified, to be [`confirm`](Self::confirm)ed.
     fn servable(&self, index: &Index, key: &Key) -> Option<Arc<OpenFile>> {
         let chunk = index.chunks.peek(key)?;
         if !self.is_fresh(chunk, self.config.verify_every) {
@@ -152,8 +152,20 @@ impl Shared {
         }
         let file = index.open_file(key)?.clone();
         index.chunks.hit(key);
-        self.counters.hits.add(1);
         Some(file)
+    }
+
+    /// A file that can be served at once, unless somebody has touched it since it was verified: it is
+    /// verified again then. Counts a hit. Takes the lock.
+    fn confirm(&self, file: Arc<OpenFile>) -> Option<Blob> {
+        if file.is_untouched() {
+            self.counters.hits.add(1);
+            return Some(Blob::from_source(file));
+        }
+        tracing::debug!(?file, "touched by somebody: to be verified again");
+        let doubted = self.lock().doubt(&file.key, file.generation);
+        drop(doubted);
+        None
     }
 
     /// See [`BlobStore::held`](crate::BlobStore::held).
@@ -162,10 +174,10 @@ impl Shared {
         let key = index.spaces.find(place).filter(|_| !index.closed)?;
         let file = self.servable(&index, &key)?;
         drop(index);
-        Some(Blob::from_source(file))
+        self.confirm(file)
     }
 
-    /// What `open` answers, if that takes no look at the disk.
+    /// What `open` answers, if that takes no reading.
     pub(super) fn known(&self, place: &Place) -> Result<Option<Option<Blob>>, StoreError> {
         let mut index = self.lock();
         if index.closed {
@@ -181,7 +193,7 @@ impl Shared {
         };
         let file = self.servable(&index, &key);
         drop(index);
-        Ok(file.map(|file| Some(Blob::from_source(file))))
+        Ok(file.and_then(|file| self.confirm(file)).map(Some))
     }
 
     /// Opens a blob, verifying it if that is due. One thread does it for all who ask meanwhile.
@@ -198,7 +210,12 @@ impl Shared {
                 return Ok(None);
             };
             if let Some(file) = self.servable(&index, &key) {
-                return Ok(Some(Blob::from_source(file)));
+                drop(index);
+                if let Some(blob) = self.confirm(file) {
+                    return Ok(Some(blob));
+                }
+                index = self.lock();
+                continue;
             }
             if index.opening.insert(key) {
                 break (key, chunk, index.spaces.name(key.space));
@@ -211,8 +228,8 @@ impl Shared {
         index.opening.remove(&key);
         self.changed.notify_all();
         match opened {
-            Ok((file, frame)) => {
-                let file = self.open_file(place, key, chunk.generation, file, frame);
+            Ok(opened) => {
+                let file = self.open_file(place, key, chunk.generation, opened);
                 let mut closing = Vec::new();
                 if index.same(&key, chunk.generation).is_some() {
                     index.chunks.hit(&key);
@@ -237,8 +254,7 @@ impl Shared {
         place: &Place,
         key: Key,
         generation: u64,
-        file: File,
-        frame: Frame,
+        (file, frame, touched): (File, Frame, Touched),
     ) -> Arc<OpenFile> {
         Arc::new(OpenFile {
             place: place.clone(),
@@ -246,37 +262,38 @@ impl Shared {
             generation,
             frame,
             file: Arc::new(file),
+            touched,
             store: Arc::downgrade(self),
             fs: self.fs.clone(),
             pool: self.readers.clone(),
         })
     }
 
-    /// Opens a file, and verifies it if that is due.
-    fn open_verified(&self, key: Key, chunk: &Chunk, space: &str) -> Result<(File, Frame), Bad> {
+    /// Opens a file, and verifies it if that is due, or if it was touched since it last was.
+    fn open_verified(
+        &self,
+        key: Key,
+        chunk: &Chunk,
+        space: &str,
+    ) -> Result<(File, Frame, Touched), Bad> {
         let path = self.layout.file(space, &key.digest, chunk.len);
         let open = || file::open(&*self.fs, &path, space, &key.digest, chunk.len);
-        let (file, frame) = match open() {
+        let (file, frame, touched) = match open() {
             // Too many files are open: some of them are ours, and not in use.
             Err(Bad::Means(error)) if error.is_transient() && self.shed_files() => open()?,
             opened => opened?,
         };
-        if !self.is_fresh(chunk, self.config.verify_every) {
+        if touched != chunk.touched || !self.is_fresh(chunk, self.config.verify_every) {
             file::verify(&*self.fs, &path, &file, &frame)?;
-            self.verified(key, chunk.generation);
+            self.verified(key, chunk.generation, touched);
         }
-        Ok((file, frame))
+        Ok((file, frame, touched))
     }
 
-    /// Takes note that a file is right.
-    pub(super) fn verified(&self, key: Key, generation: u64) {
+    /// Takes note that a file is right that was touched then.
+    pub(super) fn verified(&self, key: Key, generation: u64, touched: Touched) {
         let now = self.now();
-        let mut index = self.lock();
-        if let Some(chunk) = index.chunks.peek_mut(&key)
-            && chunk.generation == generation
-        {
-            chunk.verified = now;
-        }
+        self.lock().verified(&key, generation, now, touched);
     }
 
     /// Closes half of the files that are kept open; whether there were any.
@@ -343,7 +360,7 @@ impl Shared {
             index.busy.remove(&key);
             match removed {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    index.add(key, chunk.len, footprint(chunk.len, self.unit), 0);
+                    index.add(key, chunk.len, footprint(chunk.len, self.unit));
                     let what = format!("cannot remove {}", path.display());
                     result = Err(StoreError::from_io(&what, &error));
                 }
@@ -412,11 +429,13 @@ impl Shared {
             self.make_room(need);
             written = self.write(&path, &space, &key, &frame, segments);
         }
-        // To be served at once. That no file can be opened is no reason to fail the commit.
+        // To be served at once: what was just written need not be read to be believed. That no file
+        // can be opened is no reason to fail the commit.
         let opened = match written {
             Ok(Written::Published) => self.fs.open(&path).ok(),
             _ => None,
         };
+        let opened = opened.and_then(|file| Some((Touched::of(&file).ok()?, file)));
         let now = self.now();
         let mut index = self.lock();
         index.reserved -= need;
@@ -424,11 +443,12 @@ impl Shared {
         self.changed.notify_all();
         match written {
             Ok(Written::Published) => {
-                index.add(key, len, need, now);
+                index.add(key, len, need);
                 let mut closing = Vec::new();
                 let generation = index.chunks.peek(&key).map(|chunk| chunk.generation);
-                if let (Some(file), Some(generation)) = (opened, generation) {
-                    let file = self.open_file(place, key, generation, file, frame);
+                if let (Some((touched, file)), Some(generation)) = (opened, generation) {
+                    index.verified(&key, generation, now, touched);
+                    let file = self.open_file(place, key, generation, (file, frame, touched));
                     closing = index.keep_open(key, file);
                 }
                 drop(index);
@@ -437,7 +457,7 @@ impl Shared {
             }
             Ok(Written::Found) => {
                 // Verified when it is opened.
-                index.add(key, len, need, 0);
+                index.add(key, len, need);
                 Ok(Put::Exists)
             }
             Err(error) if fs::is_full(&error) => {

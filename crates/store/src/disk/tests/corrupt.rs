@@ -211,6 +211,71 @@ async fn truncated_under_a_reader() {
     check_quiet(&store, dir.path());
 }
 
+/// Found without a restart, though the verification still holds and the file is open: the next look
+/// sees that somebody touched it.
+#[tokio::test]
+async fn changed_while_it_is_held() {
+    let dir = scratch();
+    let store = open(dir.path()).await;
+    let path = file_of(dir.path(), &place(0), LEN);
+    let changes: [fn(&Path); 4] = [
+        |path| flip(path, 100),
+        |path| {
+            let file = std::fs::File::options().write(true).open(path).unwrap();
+            file.set_len(1_000).unwrap();
+        },
+        |path| std::fs::remove_file(path).unwrap(),
+        |path| {
+            std::fs::remove_file(path).unwrap();
+            std::fs::write(path, vec![0; framed_len(LEN as u64) as usize]).unwrap();
+        },
+    ];
+    for change in changes {
+        store.put(&place(0), vec![bytes_of(0, LEN)]).await.unwrap();
+        assert!(store.held(&place(0)).is_some(), "what was written is right");
+        after_a_tick(&path);
+        change(&path);
+        assert!(store.held(&place(0)).is_none());
+        assert!(store.open(&place(0)).await.unwrap().is_none());
+    }
+    let stats = store.stats();
+    assert_eq!((stats.corrupt, stats.lost), (3, 1));
+    check_quiet(&store, dir.path());
+}
+
+/// Touched, and right all the same: verified again, and held.
+#[tokio::test]
+async fn touched_while_it_is_held() {
+    let dir = scratch();
+    let store = open(dir.path()).await;
+    let path = file_of(dir.path(), &place(0), LEN);
+    store.put(&place(0), vec![bytes_of(0, LEN)]).await.unwrap();
+    after_a_tick(&path);
+    flip(&path, 100);
+    flip(&path, 100);
+    assert!(store.held(&place(0)).is_none());
+    let blob = store.open(&place(0)).await.unwrap().unwrap();
+    assert_eq!(whole(&blob).await.unwrap(), bytes_of(0, LEN));
+    assert!(store.held(&place(0)).is_some());
+    assert_eq!(store.stats().corrupt, 0);
+}
+
+/// Waits until a change to a file would be given another time than this one's.
+fn after_a_tick(path: &Path) {
+    let other = path.with_extension("tick");
+    let ctime = |path: &Path| {
+        use std::os::unix::fs::MetadataExt as _;
+        let found = path.metadata().unwrap();
+        (found.ctime(), found.ctime_nsec())
+    };
+    let before = ctime(path);
+    std::fs::write(&other, b"").unwrap();
+    while ctime(&other) <= before {
+        std::fs::write(&other, b"").unwrap();
+    }
+    std::fs::remove_file(&other).unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn verified_again_after_a_while() {
     let dir = scratch();
