@@ -1,13 +1,17 @@
 //! [`Client`]: one request, one answer, over HTTP/1.1 with or without TLS.
 
+use super::connect::{Connector, Proven};
 use crate::engine::Fault;
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Extensions, Method, Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::legacy::{Client as Pool, connect::HttpConnector},
+    client::legacy::{
+        Client as Pool,
+        connect::{HttpConnector, capture_connection},
+    },
     rt::{TokioExecutor, TokioTimer},
 };
 use rustls::{ClientConfig as TlsConfig, RootCertStore, crypto::ring, pki_types::CertificateDer};
@@ -75,11 +79,15 @@ impl ClientConfig {
 #[error("HTTP client: {0}")]
 pub struct ConfigError(String);
 
+/// A kept connection may turn out to be closed so often in the course of one request.
+const STALE_MAX: u32 = 3;
+
 /// An HTTP/1.1 client with a pool of connections. Cheap to clone; clones share the pool.
 ///
-/// It sends what it is given and gives what it gets: it follows no redirect, decompresses nothing,
-/// and repeats no request that may have reached the server. (A request that found its pooled
-/// connection closed before a byte of it was sent goes out on another.)
+/// It sends what it is given and gives what it gets: it follows no redirect and decompresses nothing.
+/// A server may close a kept connection while a request is on its way to it: a GET or HEAD that gets
+/// no byte of an answer on a connection that had brought one before goes out again at once, on
+/// another. Apart from that no request is repeated that may have reached the server.
 ///
 /// ```no_run
 /// use gannet::http::{Client, ClientConfig};
@@ -93,7 +101,7 @@ pub struct ConfigError(String);
 /// ```
 #[derive(Clone)]
 pub struct Client {
-    pool: Pool<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    pool: Pool<Connector<HttpsConnector<HttpConnector>>, Full<Bytes>>,
     head_timeout: Duration,
 }
 
@@ -144,7 +152,7 @@ impl Client {
             .pool_idle_timeout(config.idle_timeout)
             .pool_max_idle_per_host(config.idle_per_host_max)
             .http1_max_buf_size(config.buffer_bytes_max.max(config.head_bytes_max))
-            .build(connector);
+            .build(Connector(connector));
         Ok(Self {
             pool,
             head_timeout: config.head_timeout,
@@ -170,12 +178,49 @@ impl Client {
                 detail: "the address has no scheme or no host".into(),
             });
         }
-        match tokio::time::timeout(self.head_timeout, self.pool.request(request)).await {
-            Ok(answer) => answer.map_err(|error| HttpError::from_error(&error, error.is_connect())),
+        match tokio::time::timeout(self.head_timeout, self.answer(request)).await {
+            Ok(answer) => answer,
             Err(_) => Err(HttpError {
                 kind: HttpErrorKind::TimedOut,
                 detail: format!("no answer within {:?}", self.head_timeout).into(),
             }),
+        }
+    }
+
+    /// The answer, on whichever connection.
+    async fn answer(
+        &self,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, HttpError> {
+        let repeatable = matches!(*request.method(), Method::GET | Method::HEAD);
+        let mut stale = 0;
+        loop {
+            let again = (repeatable && stale < STALE_MAX).then(|| request.clone());
+            let connection = capture_connection(&mut request);
+            let error = match self.pool.request(request).await {
+                Ok(answer) => {
+                    if let Some(proven) = answer.extensions().get::<Proven>() {
+                        proven.set();
+                    }
+                    return Ok(answer);
+                }
+                Err(error) => HttpError::from_error(&error, error.is_connect()),
+            };
+            let kept = || {
+                let mut extras = Extensions::new();
+                if let Some(connected) = &*connection.connection_metadata() {
+                    connected.get_extras(&mut extras);
+                }
+                extras.get::<Proven>().is_some_and(Proven::get)
+            };
+            match again {
+                Some(again) if error.kind == HttpErrorKind::Broken && kept() => {
+                    tracing::debug!(%error, "a kept connection was closed: asking on another");
+                    request = again;
+                    stale += 1;
+                }
+                _ => return Err(error),
+            }
         }
     }
 }

@@ -572,3 +572,58 @@ fn content_ranges() {
     check("0-9/10", None);
     check("", None);
 }
+
+/// A server that answers the first so many requests of each connection, and closes it instead of
+/// answering the next, which it has read. Counts requests.
+async fn fickle(answers: usize) -> (Uri, Arc<Mutex<usize>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("http://{}/", listener.local_addr().unwrap());
+    let count = Arc::<Mutex<usize>>::default();
+    let counted = count.clone();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            for left in (0..=answers).rev() {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    match socket.read_u8().await {
+                        Ok(byte) => head.push(byte),
+                        Err(_) => break,
+                    }
+                }
+                if head.is_empty() {
+                    break;
+                }
+                *counted.lock().unwrap() += 1;
+                if left > 0 {
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                    socket.write_all(answer).await.unwrap();
+                }
+            }
+        }
+    });
+    (uri.parse().unwrap(), count)
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_the_server_closes_is_nobodys_fault() {
+    let (uri, count) = fickle(1).await;
+    let client = client();
+    for _ in 0..3 {
+        let answer = client.send(get(&uri)).await.unwrap();
+        answer.into_body().collect().await.unwrap();
+    }
+    assert_eq!(*count.lock().unwrap(), 5, "each but the first one twice");
+    // What may not be repeated is not.
+    let post = http::Request::post(&uri).body(Full::default()).unwrap();
+    let error = client.send(post).await.unwrap_err();
+    assert_eq!(error.kind, HttpErrorKind::Broken);
+    assert_eq!(*count.lock().unwrap(), 6);
+}
+
+#[tokio::test]
+async fn a_new_connection_that_brings_no_answer_is_a_failure() {
+    let (uri, count) = fickle(0).await;
+    let error = client().send(get(&uri)).await.unwrap_err();
+    assert_eq!(error.kind, HttpErrorKind::Broken);
+    assert_eq!(*count.lock().unwrap(), 1, "asked once");
+}
