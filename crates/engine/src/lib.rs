@@ -41,6 +41,7 @@ mod health;
 mod id;
 mod input;
 mod latency;
+mod line;
 mod output;
 mod plan;
 #[cfg(feature = "planted")]
