@@ -14,15 +14,13 @@ use crate::{
 
 impl<K: Key> Engine<K> {
     pub(crate) fn find_fetch(&self, key: &K) -> Option<u32> {
-        self.by_key.find(key, |slot| {
-            self.fetches.get(slot).is_some_and(|f| f.key == *key)
-        })
+        self.by_key
+            .find(self.by_key.tag(key), |slot| self.fetches[slot].key == *key)
     }
 
     pub(crate) fn find_waiter(&self, id: WaiterId) -> Option<u32> {
-        self.by_waiter.find(&id, |slot| {
-            self.waiters.get(slot).is_some_and(|w| w.id == id)
-        })
+        self.by_waiter
+            .find(self.by_waiter.tag(&id), |slot| self.waiters[slot].id == id)
     }
 
     // ---- coming ----
@@ -101,9 +99,7 @@ impl<K: Key> Engine<K> {
             parked_bytes: 0,
             plan,
         });
-        let fetches = &self.fetches;
-        self.by_key
-            .insert(&key, fetch, |slot, hash| hash(&fetches[slot].key));
+        self.by_key.insert(self.by_key.tag(&key), fetch);
         let fetch_id = self.fetch_id(fetch);
         self.emit(Output::Opened {
             fetch: fetch_id,
@@ -193,9 +189,7 @@ impl<K: Key> Engine<K> {
         f.waiters += 1;
         f.unspoken += 1;
         f.at_top += u32::from(priority == f.priority);
-        let waiters = &self.waiters;
-        self.by_waiter
-            .insert(&id, waiter, |slot, hash| hash(&waiters[slot].id));
+        self.by_waiter.insert(self.by_waiter.tag(&id), waiter);
         if let Some(deadline) = deadline {
             self.timers.arm(
                 Who::Waiter(waiter),
@@ -411,7 +405,7 @@ impl<K: Key> Engine<K> {
             .expect("a waiter that was found");
         self.timers
             .arm(Who::Waiter(waiter), &mut w.deadline, Time::FAR);
-        self.by_waiter.remove(&w.id, waiter);
+        self.by_waiter.remove(self.by_waiter.tag(&w.id), waiter);
         let f = &mut self.fetches[w.fetch];
         f.waiters -= 1;
         f.unspoken -= u32::from(!w.spoken);
@@ -482,6 +476,6 @@ impl<K: Key> Engine<K> {
         self.untarget_all(fetch);
         let f = &mut self.fetches[fetch];
         f.listed = false;
-        self.by_key.remove(&f.key, fetch);
+        self.by_key.remove(self.by_key.tag(&f.key), fetch);
     }
 }
