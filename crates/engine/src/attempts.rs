@@ -9,10 +9,9 @@ use crate::{
     plan::{Retry, Silence},
     schedule::LOOK_MIN,
     snapshot::{Event, Timer},
-    state::{Answer, Body, Part, State},
+    state::{Answer, Body, Part, Parts, State},
     timers::Who,
 };
-use std::sync::Arc;
 
 /// What is wrong with bytes that came.
 enum Trouble {
@@ -57,7 +56,7 @@ impl<K: Key> Engine<K> {
         let source = a.source;
         if self.sources[source].unacknowledged == Some(attempt) {
             self.sources[source].unacknowledged = None;
-            self.refresh_source(source);
+            self.tell_later(source);
         }
     }
 
@@ -340,13 +339,16 @@ impl<K: Key> Engine<K> {
                 }
             }
             Answer {
-                parts: parts.into(),
+                parts: match parts.as_slice() {
+                    [part] => Parts::One(*part),
+                    _ => Parts::Many(parts.into()),
+                },
                 reserved: 0,
             }
         } else {
             let reserved = std::mem::take(&mut self.attempts[attempt].reserved);
             Answer {
-                parts: Arc::new([own]),
+                parts: Parts::One(own),
                 reserved,
             }
         };

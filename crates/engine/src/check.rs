@@ -198,6 +198,15 @@ impl<K: Key> Engine<K> {
                 );
             }
         }
+        let standing = self
+            .fetches
+            .iter()
+            .filter(|(_, f)| f.waits != Waits::Nowhere);
+        assert_eq!(
+            self.standing as usize,
+            standing.count(),
+            "I6 who stands in queues is counted"
+        );
         assert_eq!(self.racing, racing, "I2 racing fetches are counted");
         assert!(racing <= self.config.racing_max, "I2 racing fetches");
         assert_eq!(self.bytes, bytes, "I2 reserved bytes are counted");
@@ -271,6 +280,14 @@ impl<K: Key> Engine<K> {
                 s.gate.running as usize,
                 s.attempts.len(),
                 "I2 attempts of a source"
+            );
+            assert!(
+                s.untold || s.unacknowledged.is_none() || s.posted.1 == 0,
+                "I2 no turn comes at a source with an unacknowledged start"
+            );
+            assert!(
+                !s.untold || self.untold.contains(&source),
+                "untold sources are listed"
             );
             let is = self.is_eligible(source);
             // Time alone may have unblocked it; the timer says so to the rest.

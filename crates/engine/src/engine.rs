@@ -11,7 +11,8 @@ use crate::{
     schedule::Shares,
     slab::Slab,
     snapshot::{Counters, Event},
-    state::{Attempt, Fetch, Judgement, NONE, Node, Source, WHOLE, Waiter},
+    state::{Attempt, Fetch, Judgement, NONE, Node, Race, Source, WHOLE, Waiter},
+    survey::Scratch,
     timers::{Timers, Who},
     turns::{Place, Queue},
 };
@@ -81,6 +82,11 @@ pub struct Engine<K: Key> {
     pub(crate) by_waiter: KeyTable<Mixed>,
     pub(crate) attempts: Slab<Attempt>,
     pub(crate) judgements: Slab<Judgement>,
+    /// Races of fetches that are no more, for those to come: starting one allocates nothing.
+    #[expect(clippy::vec_box, reason = "they go into fetches as boxes")]
+    pub(crate) races: Vec<Box<Race>>,
+    /// Lists that a survey needs while it lasts.
+    pub(crate) scratch: Scratch,
     pub(crate) sources: Slab<Source>,
     pub(crate) by_source: hashbrown::HashMap<SourceId, u32, Mixed>,
     pub(crate) nodes: Slab<Node>,
@@ -93,9 +99,13 @@ pub struct Engine<K: Key> {
     /// Sources that are down and nothing else keeps, by when they went.
     pub(crate) remembered: BTreeSet<(u64, u32)>,
     pub(crate) departures: u64,
+    /// Sources whose groups are to be told something before the next turn.
+    pub(crate) untold: Vec<u32>,
     /// What a new source is assumed to do: the mean of all samples.
     pub(crate) typical: u64,
 
+    /// Fetches that stand in queues.
+    pub(crate) standing: u32,
     /// Fetches that any source may serve.
     pub(crate) any: Queue,
     /// Fetches that any source may serve and that wait out a pause.
@@ -143,6 +153,8 @@ impl<K: Key> Engine<K> {
             by_waiter: KeyTable::new(Mixed::new(rng.next())),
             attempts: Slab::new(),
             judgements: Slab::new(),
+            races: Vec::new(),
+            scratch: Scratch::default(),
             sources: Slab::new(),
             by_source: hashbrown::HashMap::with_hasher(mixed),
             nodes,
@@ -151,7 +163,9 @@ impl<K: Key> Engine<K> {
             sound: 0,
             remembered: BTreeSet::new(),
             departures: 0,
+            untold: Vec::new(),
             typical: 1 << 20,
+            standing: 0,
             any: Queue::default(),
             any_paused: BTreeSet::new(),
             shares: Shares::new(),

@@ -62,7 +62,8 @@ impl<K: Key> Engine<K> {
     /// Starts what can be started, in turns, and looks at a piece of what is in doubt.
     pub(crate) fn pump(&mut self) {
         self.sweep();
-        while self.racing < self.config.racing_max && self.whole_is_open() {
+        while self.standing > 0 && self.racing < self.config.racing_max && self.whole_is_open() {
+            self.tell_now();
             let Some(fetch) = self.next_turn() else {
                 return;
             };
@@ -145,8 +146,17 @@ impl<K: Key> Engine<K> {
             let fetch = self.fetch_id(fetch);
             return self.emit(Output::Select { fetch });
         }
+        if self.waits_for_any(fetch) {
+            return self.stand(fetch, Waits::Any);
+        }
         let survey = self.survey(fetch);
         self.settle_down(fetch, survey);
+    }
+
+    /// Whether a survey could say nothing else than to wait for any source, whoever is free.
+    fn waits_for_any(&self, fetch: u32) -> bool {
+        let f = &self.fetches[fetch];
+        matches!(f.candidates, Candidates::Any) && f.race.is_none() && !self.eligible.is_empty()
     }
 
     fn settle_down(&mut self, fetch: u32, survey: Survey) {
@@ -181,6 +191,7 @@ impl<K: Key> Engine<K> {
                 self.class_came(*source, place.class);
             }
         }
+        self.standing += 1;
         self.fetches[fetch].waits = waits;
         self.set_state(fetch, State::Queued);
     }
@@ -198,6 +209,7 @@ impl<K: Key> Engine<K> {
         let place = f.place;
         let flexible = u32::from(f.flexible);
         let waits = std::mem::replace(&mut f.waits, Waits::Nowhere);
+        self.standing -= u32::from(waits != Waits::Nowhere);
         if waits == Waits::Any {
             self.any.remove(place);
         }
@@ -223,7 +235,7 @@ impl<K: Key> Engine<K> {
         }
         // The common case by far: nothing else to wait for, and patience without end.
         let f = &self.fetches[fetch];
-        if let (Waits::One(_), true) = (&f.waits, is_persistent(f)) {
+        if f.waits.sources().len() == 1 && is_persistent(f) {
             let alone = match &f.candidates {
                 Candidates::Only(list) => list.len() == 1,
                 Candidates::Ranked(list) => list.len() == 1,
@@ -391,8 +403,7 @@ impl<K: Key> Engine<K> {
                 return;
             }
             Candidates::Unranked => return,
-            Candidates::Ranked(list) => list.to_vec(),
-            Candidates::Only(list) => list.clone(),
+            Candidates::Ranked(list) | Candidates::Only(list) => list.clone(),
         };
         for id in list {
             if let Some(source) = self.source(id) {
@@ -409,8 +420,7 @@ impl<K: Key> Engine<K> {
                 return;
             }
             Candidates::Unranked => return,
-            Candidates::Ranked(list) => list.to_vec(),
-            Candidates::Only(list) => list.clone(),
+            Candidates::Ranked(list) | Candidates::Only(list) => list.clone(),
         };
         for id in list {
             if let Some(source) = self.find_source(id)
@@ -558,7 +568,10 @@ impl<K: Key> Engine<K> {
     fn open_round(&mut self, fetch: u32) -> u32 {
         let (width_max, starts_max) = (self.config.width_max, self.config.attempts_max);
         let f = &mut self.fetches[fetch];
-        let race = f.race.get_or_insert_default();
+        let races = &mut self.races;
+        let race = f
+            .race
+            .get_or_insert_with(|| races.pop().unwrap_or_default());
         let starts = f
             .plan
             .attempts_max
@@ -616,7 +629,7 @@ impl<K: Key> Engine<K> {
         let reserve = self.bytes_needed(fetch);
         self.bytes += reserve;
         let f = &mut self.fetches[fetch];
-        let race = f.race.get_or_insert_default();
+        let race = f.race.as_mut().expect("a round makes the race");
         let from = if f.plan.resume && !race.solo {
             let early = u64::from(planted!("resume-from-the-wrong-byte"));
             race.body.frontier.saturating_sub(early)

@@ -159,6 +159,7 @@ impl<K: Key> Engine<K> {
             eligible_at: NONE,
             posted: (0, 0, false),
             counted_sound: false,
+            untold: false,
             gone: 0,
             wake: Time::FAR,
         });
@@ -466,11 +467,32 @@ impl<K: Key> Engine<K> {
 
     // ---- upkeep ----
 
+    /// What may have changed is only whether this source is free, or its rate: its group is told when
+    /// somebody's turn may come. Until then it may be as before: between a start and its
+    /// acknowledgement, say.
+    pub(crate) fn tell_later(&mut self, source: u32) {
+        let s = &mut self.sources[source];
+        if !s.untold {
+            s.untold = true;
+            self.untold.push(source);
+        }
+    }
+
+    /// Does what [`Engine::tell_later`] put off: before anybody is drawn, or has a turn.
+    pub(crate) fn tell_now(&mut self) {
+        while let Some(source) = self.untold.pop() {
+            if self.sources.get(source).is_some_and(|s| s.untold) {
+                self.refresh_source(source);
+            }
+        }
+    }
+
     /// Recomputes what follows from a source's own state, and carries it up.
     pub(crate) fn refresh_source(&mut self, source: u32) {
         let now = self.now;
         let eligible = self.is_eligible(source);
         let s = &mut self.sources[source];
+        s.untold = false;
         let unsound = s.is_unsound(now);
         let open = s.gate.is_open(now);
         let throttled = s.health.throttled_until > now;
@@ -689,7 +711,11 @@ impl<K: Key> Engine<K> {
         s.attempts.push(attempt);
         s.unacknowledged = Some(attempt);
         let mut node = s.node;
-        self.refresh_source(source);
+        if s.gate.is_open(now) {
+            self.tell_later(source);
+        } else {
+            self.refresh_source(source);
+        }
         while node != NONE {
             let n = &mut self.nodes[node];
             n.gate.enter(now);
@@ -704,7 +730,8 @@ impl<K: Key> Engine<K> {
     pub(crate) fn leave(&mut self, source: u32, attempt: u32, refund: bool) {
         let now = self.now;
         let s = &mut self.sources[source];
-        let closed = !s.gate.is_open(now) || s.unacknowledged == Some(attempt);
+        let closed = !s.gate.is_open(now);
+        let unacknowledged = s.unacknowledged == Some(attempt);
         s.gate.leave();
         if refund {
             s.gate.refund();
@@ -712,12 +739,14 @@ impl<K: Key> Engine<K> {
         if let Some(at) = s.attempts.iter().position(|a| *a == attempt) {
             s.attempts.swap_remove(at);
         }
-        if s.unacknowledged == Some(attempt) {
+        if unacknowledged {
             s.unacknowledged = None;
         }
         let mut node = s.node;
         if closed {
             self.refresh_source(source);
+        } else if unacknowledged {
+            self.tell_later(source);
         }
         while node != NONE {
             let n = &mut self.nodes[node];
@@ -743,8 +772,10 @@ impl<K: Key> Engine<K> {
         let sick = s.health.faults > 0;
         let recovered = s.health.succeeded(began, now, &health);
         // Of a healthy source, all that an answer can change is its rate.
-        if sick || (s.posted.1 > 0 && s.posted.1 != coarse(s.performance.rate())) {
+        if sick {
             self.refresh_source(source);
+        } else if s.posted.1 > 0 && s.posted.1 != coarse(s.performance.rate()) {
+            self.tell_later(source);
         }
         if recovered {
             self.tell_health(source);

@@ -9,10 +9,11 @@ use crate::{
     output::{FetchError, HowEnded, Outcome, Output, Sources, Stage},
     plan::{Commit, OnInvalid, Plan},
     snapshot::Event,
-    state::{Answer, Body, Judgement, NONE, Part, State},
+    state::{Answer, Body, Judgement, NONE, Part, Parts, State},
 };
 
-use std::sync::Arc;
+/// Races that are kept for the fetches to come.
+const RACES_KEPT: usize = 256;
 
 impl<K: Key> Engine<K> {
     // ---- judging ----
@@ -68,9 +69,9 @@ impl<K: Key> Engine<K> {
         let f = &mut self.fetches[fetch];
         f.unspoken = 0;
         let race = f.race.as_mut().expect("an answer has a race");
-        let parts: Arc<[Part]> = match &race.answer {
+        let parts = match &race.answer {
             Some(answer) => answer.parts.clone(),
-            None => Arc::from([]),
+            None => Parts::Nobodys,
         };
         let contributors = parts.iter().map(|part| part.attempt).collect();
         let plan = f.plan.clone();
@@ -349,7 +350,7 @@ impl<K: Key> Engine<K> {
             return;
         };
         self.judgements[judgement].late = false;
-        self.judgements[judgement].parts = Arc::from([]);
+        self.judgements[judgement].parts = Parts::Nobodys;
     }
 
     /// Waiters whose judgement came to nothing wait for the next.
@@ -612,7 +613,13 @@ impl<K: Key> Engine<K> {
             crate::id::Time::FAR,
         );
         self.unreserve(bytes);
-        self.fetches.remove(fetch);
+        let gone = self.fetches.remove(fetch);
+        if let Some(mut race) = gone.and_then(|f| f.race)
+            && self.races.len() < RACES_KEPT
+        {
+            race.recycle();
+            self.races.push(race);
+        }
         self.emit(Output::Retired { fetch: id });
     }
 }

@@ -288,24 +288,26 @@ impl<K: Key> Engine<K> {
         }
     }
 
-    pub(crate) fn ranked(&mut self, id: FetchId, ranked: Vec<SourceId>) {
+    pub(crate) fn ranked(&mut self, id: FetchId, mut list: Vec<SourceId>) {
         let Some(fetch) = self.fetches.find(id.0) else {
             return self.late();
         };
         if self.fetches[fetch].state != State::Selecting {
             return self.late();
         }
+        // Each once, and no more than allowed; in the list as it came, for there are many of them.
         let max = self.config.candidates_max as usize;
-        let mut list: Vec<SourceId> = Vec::with_capacity(ranked.len().min(max));
-        for source in ranked {
-            if list.len() >= max {
-                break;
-            }
-            if !list.contains(&source) {
-                list.push(source);
+        let mut kept = 0;
+        for at in 0..list.len() {
+            let source = list[at];
+            if kept < max && !list[..kept].contains(&source) {
+                list[kept] = source;
+                kept += 1;
             }
         }
-        self.fetches[fetch].candidates = Candidates::Ranked(list.into());
+        list.truncate(kept);
+        list.shrink_to_fit();
+        self.fetches[fetch].candidates = Candidates::Ranked(list);
         self.enqueue(fetch);
     }
 
