@@ -1,0 +1,98 @@
+//! Bytes: what fetches reserve of memory, and who goes first while it is short.
+
+use crate::planted::planted;
+use crate::{engine::Engine, id::Key, state::State, survey::Survey};
+
+impl<K: Key> Engine<K> {
+    /// Whether what the next attempt of a fetch may bring fits into memory.
+    pub(crate) fn bytes_fit(&self, fetch: u32) -> bool {
+        let need = self.bytes_needed(fetch);
+        need == 0
+            || self.bytes.saturating_add(need) <= self.config.bytes_max
+            || planted!("bytes-overdrawn")
+    }
+
+    /// What the next attempt has to reserve: all that a body of its own may have, or what the shared
+    /// body lacks.
+    pub(crate) fn bytes_needed(&self, fetch: u32) -> u64 {
+        let f = &self.fetches[fetch];
+        let max = f.plan.body_bytes_max;
+        match &f.race {
+            Some(race) if f.plan.resume => {
+                race.body.total.unwrap_or(max).saturating_sub(race.reserved)
+            }
+            _ => max,
+        }
+    }
+
+    /// Bytes held by fetches that are not under way may have to go: while any fetch under way holds
+    /// some, its end is waited for; when none does, the oldest body that waits is given up.
+    pub(crate) fn make_room(&mut self, fetch: u32) -> bool {
+        while self.bytes == self.bytes_parked && !self.bytes_fit(fetch) {
+            let Some(holder) = self.holders.iter().copied().find(|holder| *holder != fetch) else {
+                return false;
+            };
+            self.discard_body(holder);
+            let race = self.fetches[holder]
+                .race
+                .as_mut()
+                .expect("a holder has a race");
+            let bytes = std::mem::take(&mut race.reserved);
+            self.unreserve(bytes);
+            self.park_bytes(holder);
+        }
+        self.bytes_fit(fetch)
+    }
+
+    /// Lets a queued fetch that has its bytes already go before one that waits for bytes: otherwise
+    /// they might wait for each other.
+    pub(crate) fn start_holder(&mut self) -> bool {
+        for holder in self.holders.iter().copied().collect::<Vec<_>>() {
+            if self.fetches[holder].state == State::Queued
+                && self.bytes_fit(holder)
+                && let Survey::Start(source) = self.survey(holder)
+            {
+                self.dequeue(holder);
+                self.launch(holder, source);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Counts what a fetch holds while it is not under way.
+    pub(crate) fn park_bytes(&mut self, fetch: u32) {
+        let f = &mut self.fetches[fetch];
+        let parked = match f.state {
+            State::Selecting | State::Queued | State::Paused => {
+                f.race.as_ref().map_or(0, |race| race.reserved)
+            }
+            _ => 0,
+        };
+        if f.parked_bytes == parked {
+            return;
+        }
+        self.bytes_parked = self.bytes_parked - f.parked_bytes + parked;
+        f.parked_bytes = parked;
+        if parked > 0 {
+            self.holders.insert(fetch);
+        } else {
+            self.holders.remove(&fetch);
+        }
+    }
+
+    pub(crate) fn unreserve(&mut self, bytes: u64) {
+        self.bytes -= bytes;
+    }
+
+    /// A fetch that holds no byte of a body and has no attempt under way reserves nothing.
+    pub(crate) fn unreserve_idle(&mut self, fetch: u32) {
+        let Some(race) = &mut self.fetches[fetch].race else {
+            return;
+        };
+        if race.body.frontier == 0 && race.attempts.is_empty() && race.judgement.is_none() {
+            let bytes = std::mem::take(&mut race.reserved);
+            self.unreserve(bytes);
+        }
+    }
+}
