@@ -219,14 +219,12 @@ impl<K: Key> Engine<K> {
             return Ok(());
         }
         let race = f.race.as_mut().expect("an attempt has a race");
-        if race.body.total.is_some_and(|total| upto > total) {
-            return Err(Trouble::Between);
-        }
+        let beyond = race.body.total.is_some_and(|total| upto > total);
         let gain = upto.saturating_sub(race.body.frontier);
         if gain > 0 {
             race.body.frontier = upto;
             // Bytes fetched again, of a body that was given up, are no progress.
-            if upto > race.furthest {
+            if upto > race.furthest && !beyond {
                 race.furthest = upto;
                 race.budget_from = Some(now);
                 race.fruitless = 0;
@@ -243,6 +241,10 @@ impl<K: Key> Engine<K> {
                     charged: false,
                 }),
             }
+        }
+        // The driver has these bytes in its body: they are a part of it until they are discarded.
+        if beyond {
+            return Err(Trouble::Between);
         }
         Ok(())
     }

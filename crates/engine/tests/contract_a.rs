@@ -263,6 +263,30 @@ fn c02_tokens_come_at_their_rate() {
 }
 
 #[test]
+fn regression_bytes_beyond_the_length_that_another_source_named_are_discarded() {
+    let plan = Plan {
+        growth: FanoutGrowth::Fixed(nz(2)),
+        resume: true,
+        ..Plan::default()
+    };
+    let mut rig = Rig::with(&[1, 2]);
+    rig.want(1, 1, any(plan));
+    let starts = rig.starts();
+    for (start, total) in [(&starts[0], None), (&starts[1], Some(2))] {
+        rig.feed(Input::Opened {
+            attempt: start.attempt,
+            identity: 1,
+            total,
+        });
+    }
+    // By now the driver has appended them: whichever brings the next byte appends.
+    rig.progress(starts[0].attempt, 4);
+    assert_eq!(rig.discards(), [starts[0].attempt]);
+    assert_eq!(rig.aborts().len(), 2);
+    assert_eq!(rig.start().from_byte, 0, "the body starts anew");
+}
+
+#[test]
 fn c02_bytes_are_reserved() {
     let config = Config {
         bytes_max: 250,
