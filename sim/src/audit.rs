@@ -365,6 +365,7 @@ impl Ledger {
         candidates
             .into_iter()
             .filter(|s| self.barred(*s).is_none())
+            .filter(|s| self.now >= self.sources[s].doubtful_until)
             .find(|s| {
                 let backs_off = !self.config.try_backed_off
                     && !matches!(self.sources[s].health, None | Some(Health::Healthy));

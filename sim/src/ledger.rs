@@ -85,8 +85,10 @@ pub struct Fetch {
     pub attempts: Vec<AttemptId>,
     /// Attempts since the last ranking, declined ones excluded.
     pub attempts_in_cycle: u32,
-    /// The first start.
+    /// The first start; or the last byte that went beyond all before.
     pub first_start: Option<Time>,
+    /// The furthest that its body has come, also where it was given up since.
+    pub furthest: u64,
     /// When one of its attempts last started, gave a sign, or ended.
     pub news: Time,
     /// Sources that said no for good.
@@ -284,6 +286,8 @@ pub struct Source {
     pub declined_until: Time,
     /// Asked to be left alone until then.
     pub busy_until: Time,
+    /// No duty to start before: a pause may have been forgotten, or not.
+    pub doubtful_until: Time,
     /// The start not acknowledged.
     pub unacknowledged: Option<AttemptId>,
     /// Since this input, it could be asked at any time.
@@ -451,6 +455,7 @@ impl Ledger {
             blocked: None,
             declined_until: Time::ZERO,
             busy_until: Time::ZERO,
+            doubtful_until: Time::ZERO,
             unacknowledged: None,
             steady_since: 0,
             faults: 0,
@@ -894,7 +899,11 @@ impl Ledger {
         let seq = self.seq;
         let alone = judgement.contributors.len() == 1;
         for contributor in &judgement.contributors {
-            if let Some(attempt) = self.attempts.get_mut(contributor) {
+            // What a judge says later, of an accepted answer for late waiters, does not change that it
+            // was accepted.
+            if let Some(attempt) = self.attempts.get_mut(contributor)
+                && attempt.verdict != Some(Verdict::Valid)
+            {
                 attempt.verdict = Some(verdict);
             }
         }
@@ -1060,6 +1069,11 @@ impl Ledger {
                 let entry = self.source(source);
                 entry.up = false;
                 if forgetful {
+                    // Whether it is forgotten is left open: somebody may wait for it.
+                    let paused = entry.bound.as_ref().map_or(Time::ZERO, |b| b.paused_until);
+                    entry.doubtful_until = (entry.doubtful_until.max(paused))
+                        .max(entry.declined_until)
+                        .max(entry.busy_until);
                     entry.bound = None;
                     entry.declined_until = Time::ZERO;
                     entry.busy_until = Time::ZERO;
@@ -1132,6 +1146,7 @@ impl Ledger {
                 let bound = entry.bound.get_or_insert_with(|| Bound::new(limits, now));
                 let held = entry.up || !forgetful;
                 bound.paused_until = if held { until } else { Time::ZERO };
+                entry.doubtful_until = if held { Time::ZERO } else { until };
             }
             Scope::Group(group) => self.group(group).paused_until = until,
             Scope::Whole => self.whole.paused_until = until,
