@@ -165,7 +165,7 @@ impl<K: Key> Engine<K> {
                 race.body.total = Some(total);
                 let spare = race.reserved.saturating_sub(total);
                 race.reserved -= spare;
-                self.unreserve(spare);
+                self.unreserve(fetch, spare);
             }
         }
     }
@@ -481,7 +481,7 @@ impl<K: Key> Engine<K> {
         if race.attempts.is_empty() {
             self.racing -= 1;
         }
-        self.unreserve(a.reserved);
+        self.unreserve(a.fetch, a.reserved);
         if !(a.aborting && planted!("leaked-slot-after-abort")) {
             self.leave(a.source, attempt, refund);
         }

@@ -1,9 +1,64 @@
 //! Bytes: what fetches reserve of memory, and who goes first while it is short.
+//!
+//! A fetch whose turn it is and whose bytes do not fit is waited for: whoever else needs bytes would
+//! take them from it for ever. Two kinds go past it all the same, because they do not keep it
+//! waiting. Who holds its bytes already gives them back the sooner. And a question, which reserves
+//! next to nothing, goes past while bodies under way are in the way of the one that waits; once
+//! nothing but questions is, no more of them pass until it has started.
 
 use crate::planted::planted;
 use crate::{engine::Engine, id::Key, state::State, survey::Survey};
 
+/// A question reserves at most the bound on bytes divided by this: 16 KiB of a gigabyte.
+const QUESTION_SHARE: u64 = 1 << 16;
+/// Questions that are looked at in one step for one that can start.
+const LOOKS: u32 = 16;
+
 impl<K: Key> Engine<K> {
+    pub(crate) fn is_small(&self, bytes: u64) -> bool {
+        bytes <= (self.config.bytes_max / QUESTION_SHARE).max(1)
+    }
+
+    /// Lets a question go past a fetch that waits for bytes, if it does not keep it waiting: bodies
+    /// under way are in its way, and they end, for no further one begins before it.
+    pub(crate) fn start_question(&mut self, waiting: u32) -> bool {
+        if self.questions.is_empty() {
+            return false;
+        }
+        let others = self.bytes - self.bytes_asked;
+        let under_way = self.bytes - self.bytes_parked;
+        let in_the_way = others.saturating_add(self.bytes_needed(waiting)) > self.config.bytes_max;
+        if !in_the_way || under_way <= self.bytes_asked {
+            return false;
+        }
+        let mut classes: Vec<u16> = self.questions.classes().collect();
+        classes.sort_by_key(|class| self.shares.turn_of(*class));
+        let mut looks = LOOKS;
+        for class in classes {
+            let mut first = None;
+            while looks > 0 {
+                let Some(fetch) = self.questions.take_turn(class) else {
+                    break;
+                };
+                if first == Some(fetch) {
+                    break;
+                }
+                first.get_or_insert(fetch);
+                looks -= 1;
+                if self.is_small(self.bytes_needed(fetch))
+                    && self.bytes_fit(fetch)
+                    && let Survey::Start(source) = self.survey(fetch)
+                {
+                    self.dequeue(fetch);
+                    self.shares.charge(class);
+                    self.launch(fetch, source);
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
     /// Whether what the next attempt of a fetch may bring fits into memory.
     pub(crate) fn bytes_fit(&self, fetch: u32) -> bool {
         let need = self.bytes_needed(fetch);
@@ -38,7 +93,7 @@ impl<K: Key> Engine<K> {
                 .as_mut()
                 .expect("a holder has a race");
             let bytes = std::mem::take(&mut race.reserved);
-            self.unreserve(bytes);
+            self.unreserve(holder, bytes);
             self.park_bytes(holder);
         }
         self.bytes_fit(fetch)
@@ -81,8 +136,18 @@ impl<K: Key> Engine<K> {
         }
     }
 
-    pub(crate) fn unreserve(&mut self, bytes: u64) {
+    pub(crate) fn reserve(&mut self, fetch: u32, bytes: u64) {
+        self.bytes += bytes;
+        if self.fetches[fetch].question {
+            self.bytes_asked += bytes;
+        }
+    }
+
+    pub(crate) fn unreserve(&mut self, fetch: u32, bytes: u64) {
         self.bytes -= bytes;
+        if self.fetches[fetch].question {
+            self.bytes_asked -= bytes;
+        }
     }
 
     /// A fetch that holds no byte of a body and has no attempt under way reserves nothing.
@@ -92,7 +157,7 @@ impl<K: Key> Engine<K> {
         };
         if race.body.frontier == 0 && race.attempts.is_empty() && race.judgement.is_none() {
             let bytes = std::mem::take(&mut race.reserved);
-            self.unreserve(bytes);
+            self.unreserve(fetch, bytes);
         }
     }
 }

@@ -116,6 +116,7 @@ impl<K: Key> Engine<K> {
         );
         let mut racing = 0;
         let mut parked = 0;
+        let mut asked = 0;
         let mut bytes: u64 = self.attempts.iter().map(|(_, a)| a.reserved).sum();
         for (fetch, f) in self.fetches.iter() {
             if f.listed {
@@ -125,6 +126,20 @@ impl<K: Key> Engine<K> {
                 (race.attempts.len(), race.live, race.judgement.is_some())
             });
             racing += u32::from(attempts > 0);
+            let stands = f.question && f.waits != Waits::Nowhere;
+            assert_eq!(
+                self.questions.contains(f.place),
+                stands,
+                "I6 queue of questions"
+            );
+            if f.question {
+                let race = f.race.iter();
+                let answers = race.clone().flat_map(|r| r.answers.iter().chain(&r.answer));
+                let attempts = race.clone().flat_map(|race| &race.attempts);
+                asked += race.map(|race| race.reserved).sum::<u64>()
+                    + answers.map(|a| a.reserved).sum::<u64>()
+                    + attempts.map(|a| self.attempts[*a].reserved).sum::<u64>();
+            }
             parked += f.parked_bytes;
             assert_eq!(
                 f.parked_bytes > 0,
@@ -210,6 +225,7 @@ impl<K: Key> Engine<K> {
         assert_eq!(self.racing, racing, "I2 racing fetches are counted");
         assert!(racing <= self.config.racing_max, "I2 racing fetches");
         assert_eq!(self.bytes, bytes, "I2 reserved bytes are counted");
+        assert_eq!(self.bytes_asked, asked, "I2 the bytes of questions");
         assert_eq!(self.bytes_parked, parked, "I2 parked bytes are counted");
         assert!(bytes <= self.config.bytes_max, "I2 reserved bytes");
     }

@@ -106,6 +106,8 @@ pub struct Engine<K: Key> {
 
     /// Fetches that stand in queues.
     pub(crate) standing: u32,
+    /// Of these, the ones that reserve next to nothing.
+    pub(crate) questions: Queue,
     /// Fetches that any source may serve.
     pub(crate) any: Queue,
     /// Fetches that any source may serve and that wait out a pause.
@@ -115,7 +117,9 @@ pub struct Engine<K: Key> {
     /// Fetches with attempts not ended.
     pub(crate) racing: u32,
     pub(crate) bytes: u64,
-    /// Of these, held by fetches that are not under way; and which those are.
+    /// Of these, reserved by questions.
+    pub(crate) bytes_asked: u64,
+    /// Of all, held by fetches that are not under way; and which those are.
     pub(crate) bytes_parked: u64,
     pub(crate) holders: BTreeSet<u32>,
     /// The fetch whose turn it is, but whose bytes do not fit yet.
@@ -166,12 +170,14 @@ impl<K: Key> Engine<K> {
             untold: Vec::new(),
             typical: 1 << 20,
             standing: 0,
+            questions: Queue::default(),
             any: Queue::default(),
             any_paused: BTreeSet::new(),
             shares: Shares::new(),
             arrivals: 0,
             racing: 0,
             bytes: 0,
+            bytes_asked: 0,
             bytes_parked: 0,
             holders: BTreeSet::new(),
             stalled: None,

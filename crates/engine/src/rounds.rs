@@ -101,7 +101,7 @@ impl<K: Key> Engine<K> {
         });
         let id = self.attempt_id(attempt);
         let reserve = self.bytes_needed(fetch);
-        self.bytes += reserve;
+        self.reserve(fetch, reserve);
         let f = &mut self.fetches[fetch];
         let race = f.race.as_mut().expect("a round makes the race");
         let from = if f.plan.resume && !race.solo {

@@ -38,11 +38,16 @@ impl Shares {
         }
     }
 
+    /// What orders the classes by their turns.
+    pub(crate) fn turn_of(&self, class: u16) -> (bool, u64, u16) {
+        (class >= RETRIES, self.pass(class), !class)
+    }
+
     fn pass(&self, class: u16) -> u64 {
         self.pass[usize::from(class)].max(self.virtual_time.saturating_sub(STRIDE))
     }
 
-    fn charge(&mut self, class: u16) {
+    pub(crate) fn charge(&mut self, class: u16) {
         if planted!("unfair-queue") {
             return;
         }
@@ -67,7 +72,7 @@ impl<K: Key> Engine<K> {
                 Survey::Start(source) => {
                     if !self.bytes_fit(fetch) && !self.make_room(fetch) {
                         self.stalled = Some(self.fetch_id(fetch));
-                        if !self.start_holder() {
+                        if !self.start_holder() && !self.start_question(fetch) {
                             return;
                         }
                         continue;
@@ -103,7 +108,7 @@ impl<K: Key> Engine<K> {
         let any = self.any.classes().filter(|_| any_ready);
         let class = named
             .chain(any)
-            .min_by_key(|class| (*class >= RETRIES, self.shares.pass(*class), !*class))?;
+            .min_by_key(|class| self.shares.turn_of(*class))?;
         let has_any = any_ready && self.any.has(class);
         let has_named = self.nodes[WHOLE].has_turn(class);
         let any_last = &mut self.shares.any_last[usize::from(class)];
@@ -178,6 +183,9 @@ impl<K: Key> Engine<K> {
             Candidates::Any | Candidates::Unranked => true,
         };
         let flexible = u32::from(f.flexible);
+        if f.question {
+            self.questions.insert(place, fetch);
+        }
         if waits == Waits::Any {
             self.any.insert(place, fetch);
         }
@@ -206,6 +214,9 @@ impl<K: Key> Engine<K> {
         let flexible = u32::from(f.flexible);
         let waits = std::mem::replace(&mut f.waits, Waits::Nowhere);
         self.standing -= u32::from(waits != Waits::Nowhere);
+        if f.question {
+            self.questions.remove(place);
+        }
         if waits == Waits::Any {
             self.any.remove(place);
         }

@@ -117,6 +117,8 @@ pub(crate) struct Fetch<K> {
     pub(crate) place: Place,
     pub(crate) candidates: Candidates,
     pub(crate) waits: Waits,
+    /// Reserves next to nothing; decided when it begins.
+    pub(crate) question: bool,
     /// Counted as having more candidates than one, where it stands.
     pub(crate) flexible: bool,
     pub(crate) first_waiter: u32,

@@ -24,7 +24,7 @@ impl<K: Key> Engine<K> {
         let race = f.race.as_mut().expect("an answer has a race");
         if f.state != State::Racing && f.state != State::Judging {
             // Decided without it meanwhile.
-            return self.discard(answer);
+            return self.discard(fetch, answer);
         }
         if f.state == State::Judging {
             race.answers.push_back(answer);
@@ -199,7 +199,7 @@ impl<K: Key> Engine<K> {
         race.commit_asked = false;
         let unused = std::mem::take(&mut race.answers);
         for answer in unused {
-            self.discard(answer);
+            self.discard(fetch, answer);
         }
         self.set_state(fetch, State::Accepted);
         // Under commit-before-finish this answers nobody yet; under commit-after-serve, everybody.
@@ -311,7 +311,7 @@ impl<K: Key> Engine<K> {
         if resume {
             self.discard_body(fetch);
         } else if let Some(answer) = answer {
-            self.discard(answer);
+            self.discard(fetch, answer);
         }
         if self.fetches[fetch].waiters == 0 && self.fetches[fetch].ceiling_at <= self.now {
             return self.close(fetch);
@@ -401,7 +401,7 @@ impl<K: Key> Engine<K> {
         if resume {
             self.discard_body(fetch);
         } else if let Some(answer) = answer {
-            self.discard(answer);
+            self.discard(fetch, answer);
         }
         self.set_state(fetch, State::Racing);
         self.unreserve_idle(fetch);
@@ -484,7 +484,7 @@ impl<K: Key> Engine<K> {
         if resume {
             self.discard_body(fetch);
         } else if let Some(answer) = answer {
-            self.discard(answer);
+            self.discard(fetch, answer);
         }
         self.set_state(fetch, State::Racing);
         self.cycle_spent(fetch, FetchError::Commit(fault));
@@ -501,8 +501,8 @@ impl<K: Key> Engine<K> {
 
     // ---- dropping ----
 
-    fn discard(&mut self, answer: Answer) {
-        self.unreserve(answer.reserved);
+    fn discard(&mut self, fetch: u32, answer: Answer) {
+        self.unreserve(fetch, answer.reserved);
         for part in answer.parts.iter() {
             self.emit(Output::Discard {
                 attempt: part.attempt,
@@ -612,7 +612,7 @@ impl<K: Key> Engine<K> {
             &mut wake,
             crate::id::Time::FAR,
         );
-        self.unreserve(bytes);
+        self.unreserve(fetch, bytes);
         let gone = self.fetches.remove(fetch);
         if let Some(mut race) = gone.and_then(|f| f.race)
             && self.races.len() < RACES_KEPT

@@ -74,6 +74,7 @@ impl<K: Key> Engine<K> {
         };
         self.arrivals += 1;
         let plan = want.plan;
+        let question = self.is_small(plan.body_bytes_max);
         let fetch = self.fetches.insert(Fetch {
             key: key.clone(),
             state: State::Selecting,
@@ -84,6 +85,7 @@ impl<K: Key> Engine<K> {
             place,
             candidates: Candidates::Unranked,
             waits: Waits::Nowhere,
+            question,
             flexible: false,
             first_waiter: NONE,
             last_waiter: NONE,
