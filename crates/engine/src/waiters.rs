@@ -128,7 +128,11 @@ impl<K: Key> Engine<K> {
         self.add_waiter(fetch, id, want.priority, want.deadline);
         match state {
             State::Draining => self.revive(fetch, want),
-            State::Accepted => self.settle(fetch),
+            State::Accepted => {
+                // If the answer is not good enough for this one, it is fetched anew, from these too.
+                self.retarget(fetch, want.targets, false);
+                self.settle(fetch);
+            }
             _ => {
                 let widened = self.retarget(fetch, want.targets, false);
                 if earlier && state == State::Paused && self.fetches[fetch].cycles == 0 {
