@@ -1258,9 +1258,16 @@ impl Ledger {
     }
 
     /// Whether an error was to be expected for a waiter, and if not, why not.
-    pub fn error_expected(&self, waiter: WaiterId, error: FetchError) -> Result<(), String> {
+    ///
+    /// Its fetch is the one that the outcome names: who joins and fails at once was not seen joining.
+    pub fn error_expected(
+        &self,
+        waiter: WaiterId,
+        named: Option<FetchId>,
+        error: FetchError,
+    ) -> Result<(), String> {
         let entry = &self.waiters[&waiter];
-        let fetch = entry.fetch.and_then(|id| self.fetches.get(&id));
+        let fetch = named.or(entry.fetch).and_then(|id| self.fetches.get(&id));
         let persistent = fetch.is_some_and(|f| f.uniform && Self::persistent(f));
         let fits = match error {
             FetchError::Expired => entry.want.deadline.is_some_and(|d| d <= self.now),

@@ -680,7 +680,7 @@ impl Ledger {
                 self.tally.answered += 1;
             }
             Outcome::Failed { error, tried } => {
-                if let Err(why) = self.error_expected(id, *error) {
+                if let Err(why) = self.error_expected(id, fetch, *error) {
                     panic!("I1: {why}");
                 }
                 self.check_tried(id, waiter.joined, fetch, *error, tried);

@@ -1,5 +1,6 @@
 //! Cycles over the candidates of a fetch: their beginning, their end, and the pauses between them.
 
+use crate::planted::planted;
 use crate::{
     engine::Engine,
     health::jittered,
@@ -120,6 +121,11 @@ impl<K: Key> Engine<K> {
     }
 
     pub(crate) fn pause(&mut self, fetch: u32, until: Time) {
+        let until = if planted!("pause-forgotten") {
+            self.now
+        } else {
+            until
+        };
         self.fetches[fetch].paused_until = until;
         self.unreserve_idle(fetch);
         self.set_state(fetch, State::Paused);

@@ -124,12 +124,16 @@ pub struct Engine<K: Key> {
     pub(crate) holders: BTreeSet<u32>,
     /// The fetch whose turn it is, but whose bytes do not fit yet.
     pub(crate) stalled: Option<FetchId>,
+    /// There were more turns than one step may take.
+    pub(crate) unfinished: bool,
     /// Queues to be looked through anew, in pieces: of a source, or (`NONE`) of any source.
     pub(crate) sweeps: VecDeque<(u32, Option<Place>)>,
 }
 
 /// Queue entries looked at in one step, so that no step takes long.
 const SWEEP_STEP: u32 = 512;
+/// Timers served in one step; the rest is due at once, and [`Engine::poll_timeout`] says so.
+const TIMERS_STEP: u32 = 1024;
 
 impl<K: Key> Engine<K> {
     /// An engine with nothing in it.
@@ -181,6 +185,7 @@ impl<K: Key> Engine<K> {
             bytes_parked: 0,
             holders: BTreeSet::new(),
             stalled: None,
+            unfinished: false,
             sweeps: VecDeque::new(),
             rng,
         })
@@ -221,10 +226,14 @@ impl<K: Key> Engine<K> {
         self.pump();
     }
 
-    /// Does what time has made due. Spurious calls do nothing.
+    /// Does what time has made due. Spurious calls do nothing. Where very much is due, it does a part;
+    /// [`poll_timeout`](Self::poll_timeout) says that the rest is due now.
     pub fn handle_timeout(&mut self, now: Time) {
         self.now = self.now.max(now);
-        while let Some(who) = self.timers.due(self.now) {
+        for _ in 0..TIMERS_STEP {
+            let Some(who) = self.timers.due(self.now) else {
+                break;
+            };
             match who {
                 Who::Waiter(waiter) => self.waiter_timer(waiter),
                 Who::Fetch(fetch) => self.fetch_timer(fetch),
@@ -266,7 +275,7 @@ impl<K: Key> Engine<K> {
 
     /// When [`handle_timeout`](Self::handle_timeout) has something to do. Read after draining outputs.
     pub fn poll_timeout(&self) -> Option<Time> {
-        if !self.sweeps.is_empty() {
+        if self.unfinished || !self.sweeps.is_empty() {
             Some(self.now)
         } else if self.is_empty() {
             // What is left are the tokens of groups, and nobody waits for them.

@@ -13,6 +13,9 @@ use std::time::Duration;
 /// The least time between two looks at the same thing: a plan may say zero, and must not spin.
 pub(crate) const LOOK_MIN: Duration = Duration::from_millis(1);
 
+/// Turns taken in one step, so that no step takes long.
+const TURNS_STEP: u32 = 1024;
+
 /// What one start costs a class of weight 1.
 const STRIDE: u64 = 1 << 20;
 
@@ -63,7 +66,14 @@ impl<K: Key> Engine<K> {
     /// Starts what can be started, in turns, and looks at a piece of what is in doubt.
     pub(crate) fn pump(&mut self) {
         self.sweep();
+        self.unfinished = false;
+        let mut turns = 0;
         while self.standing > 0 && self.racing < self.config.racing_max && self.whole_is_open() {
+            if turns == TURNS_STEP {
+                self.unfinished = true;
+                return;
+            }
+            turns += 1;
             self.tell_now();
             let Some(fetch) = self.next_turn() else {
                 return;
