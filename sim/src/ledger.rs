@@ -780,6 +780,13 @@ impl Ledger {
             |a: &Attempt| a.fetch == fetch && a.identity == Some(identity) && a.total != total;
         if total.is_some() && self.attempts.values().any(differs) {
             self.blamed.insert(source);
+            // Where sources disagree, the cycle begins anew with one alone; also before the first byte,
+            // when there is nothing to discard.
+            if let Some(fetch) = self.fetches.get_mut(&fetch)
+                && fetch.plan.resume
+            {
+                fetch.attempts_in_cycle = 0;
+            }
         }
         if let Some(total) = total {
             self.note_size(id, total);
