@@ -118,17 +118,16 @@ impl<K: Key> Engine<K> {
     /// Counts what a fetch holds while it is not under way.
     pub(crate) fn park_bytes(&mut self, fetch: u32) {
         let f = &mut self.fetches[fetch];
+        let Some(race) = &mut f.race else { return };
         let parked = match f.state {
-            State::Selecting | State::Queued | State::Paused => {
-                f.race.as_ref().map_or(0, |race| race.reserved)
-            }
+            State::Selecting | State::Queued | State::Paused => race.reserved,
             _ => 0,
         };
-        if f.parked_bytes == parked {
+        if race.parked == parked {
             return;
         }
-        self.bytes_parked = self.bytes_parked - f.parked_bytes + parked;
-        f.parked_bytes = parked;
+        self.bytes_parked = self.bytes_parked - race.parked + parked;
+        race.parked = parked;
         if parked > 0 {
             self.holders.insert(fetch);
         } else {

@@ -140,12 +140,9 @@ impl<K: Key> Engine<K> {
                     + answers.map(|a| a.reserved).sum::<u64>()
                     + attempts.map(|a| self.attempts[*a].reserved).sum::<u64>();
             }
-            parked += f.parked_bytes;
-            assert_eq!(
-                f.parked_bytes > 0,
-                self.holders.contains(&fetch),
-                "I2 holders"
-            );
+            let held = f.race.as_ref().map_or(0, |race| race.parked);
+            parked += held;
+            assert_eq!(held > 0, self.holders.contains(&fetch), "I2 holders");
             if let Some(race) = &f.race {
                 bytes += race.reserved;
                 bytes += race

@@ -67,7 +67,6 @@ impl Hasher for Mix {
 /// rehashes in place every so often, which looks at the key of every entry there is.)
 #[derive(Debug)]
 pub(crate) struct KeyTable<S> {
-    /// A power of two of them, or none.
     entries: Vec<Entry>,
     len: usize,
     seeded: S,
@@ -121,8 +120,8 @@ impl<S: BuildHasher + Copy> KeyTable<S> {
 
     /// The slot must not be there yet.
     pub(crate) fn insert(&mut self, tag: Tag, slot: u32) {
-        // At most three quarters full.
-        if (self.len + 1) * 4 > self.entries.len() * 3 {
+        // At most four fifths full.
+        if (self.len + 1) * 5 > self.entries.len() * 4 {
             self.grow();
         }
         self.len += 1;
@@ -142,15 +141,13 @@ impl<S: BuildHasher + Copy> KeyTable<S> {
         }
         self.len -= 1;
         // Whoever stands further on and not yet at home moves up, as long as the run lasts.
-        let mask = self.entries.len() - 1;
         let mut at = self.after(hole);
         loop {
             let entry = self.entries[at];
             if entry.slot == VACANT.slot {
                 break;
             }
-            let from_home = at.wrapping_sub(self.home(entry.tag)) & mask;
-            if from_home >= (at.wrapping_sub(hole) & mask) {
+            if self.distance(self.home(entry.tag), at) >= self.distance(hole, at) {
                 self.entries[hole] = entry;
                 hole = at;
             }
@@ -169,7 +166,20 @@ impl<S: BuildHasher + Copy> KeyTable<S> {
     }
 
     const fn after(&self, at: usize) -> usize {
-        (at + 1) & (self.entries.len() - 1)
+        if at + 1 == self.entries.len() {
+            0
+        } else {
+            at + 1
+        }
+    }
+
+    /// Steps from one place to another.
+    const fn distance(&self, from: usize, to: usize) -> usize {
+        if to >= from {
+            to - from
+        } else {
+            to + self.entries.len() - from
+        }
     }
 
     fn place(&mut self, entry: Entry) {
@@ -181,7 +191,7 @@ impl<S: BuildHasher + Copy> KeyTable<S> {
     }
 
     fn grow(&mut self) {
-        let room = (self.entries.len() * 2).max(ENTRIES_MIN);
+        let room = (self.entries.len() / 2 * 3).max(ENTRIES_MIN);
         let old = std::mem::replace(&mut self.entries, vec![VACANT; room]);
         for entry in old {
             if entry.slot != VACANT.slot {

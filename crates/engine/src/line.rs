@@ -66,8 +66,10 @@ impl Line {
             if self.has_returned(order) {
                 return false;
             }
-            if self.ring.capacity() == 0 {
-                self.ring.reserve_exact(2);
+            // By a quarter: there are many lines, and what they have to spare adds up.
+            let len = self.ring.len();
+            if len == self.ring.capacity() {
+                self.ring.reserve_exact(2.max(len / 4));
             }
             self.ring.push_back(entry);
             return true;

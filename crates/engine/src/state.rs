@@ -15,6 +15,7 @@ use crate::{
 };
 use std::{
     collections::{BTreeSet, VecDeque},
+    num::NonZeroU64,
     sync::Arc,
     time::Duration,
 };
@@ -128,7 +129,8 @@ pub(crate) struct Fetch<K> {
     pub(crate) unspoken: u32,
     /// Cycles over the candidates that have failed.
     pub(crate) cycles: u32,
-    pub(crate) lifetime: Lifetime,
+    /// For how many nanoseconds it outlives its waiters, if at all.
+    pub(crate) outlives: Option<NonZeroU64>,
     pub(crate) not_before: Time,
     pub(crate) paused_until: Time,
     /// When it is cancelled for want of waiters.
@@ -137,8 +139,6 @@ pub(crate) struct Fetch<K> {
     pub(crate) wake: Time,
     /// All that only fetches under way need; made with the first attempt.
     pub(crate) race: Option<Box<Race>>,
-    /// What it holds while it is not under way, as counted.
-    pub(crate) parked_bytes: u64,
 }
 
 /// The part of a fetch that exists from its first attempt on.
@@ -171,8 +171,9 @@ pub(crate) struct Race {
     pub(crate) solo: bool,
     /// A source offered another identity than the body's.
     pub(crate) other_identity: bool,
-    /// Bytes reserved for the body.
+    /// Bytes reserved for the body; of these, counted as held while it is not under way.
     pub(crate) reserved: u64,
+    pub(crate) parked: u64,
     /// The judgement that is out.
     pub(crate) judgement: Option<u32>,
     /// Complete answers that wait for the judge.
@@ -461,6 +462,17 @@ impl Race {
     pub(crate) fn has_tried(&self, source: SourceId, cycle: u32) -> bool {
         (self.tried_cycle == cycle && self.tried.iter().any(|tried| tried.source == source))
             || self.hopeless.contains(&source)
+    }
+}
+
+/// How long a fetch of this lifetime outlives its waiters, in nanoseconds. The longer is the greater.
+pub(crate) fn outlives(lifetime: Lifetime) -> Option<NonZeroU64> {
+    match lifetime {
+        Lifetime::WhileWanted => None,
+        Lifetime::Detached { ceiling } => {
+            let nanos = u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX);
+            Some(NonZeroU64::new(nanos).unwrap_or(NonZeroU64::MIN))
+        }
     }
 }
 

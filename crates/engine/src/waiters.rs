@@ -5,12 +5,13 @@ use crate::{
     engine::Engine,
     id::{FetchId, Key, SourceId, Time, WaiterId},
     output::{FetchError, Outcome, Output},
-    plan::{Lifetime, Targets, Want},
+    plan::{Targets, Want},
     snapshot::Event,
-    state::{Candidates, Fetch, NONE, State, Waiter, Waits},
+    state::{Candidates, Fetch, NONE, State, Waiter, Waits, outlives},
     timers::Who,
     turns::Place,
 };
+use std::time::Duration;
 
 impl<K: Key> Engine<K> {
     pub(crate) fn find_fetch(&self, key: &K) -> Option<u32> {
@@ -92,13 +93,12 @@ impl<K: Key> Engine<K> {
             waiters: 0,
             unspoken: 0,
             cycles: 0,
-            lifetime: plan.lifetime,
+            outlives: outlives(plan.lifetime),
             not_before: plan.not_before.unwrap_or(Time::ZERO),
             paused_until: Time::ZERO,
             ceiling_at: Time::FAR,
             wake: Time::FAR,
             race: None,
-            parked_bytes: 0,
             plan,
         });
         self.by_key.insert(self.by_key.tag(&key), fetch);
@@ -114,7 +114,7 @@ impl<K: Key> Engine<K> {
 
     fn join(&mut self, fetch: u32, id: WaiterId, want: Want) {
         let f = &mut self.fetches[fetch];
-        f.lifetime = f.lifetime.longer(want.plan.lifetime);
+        f.outlives = f.outlives.max(outlives(want.plan.lifetime));
         f.commit = f.commit.max(want.plan.commit);
         f.ceiling_at = Time::FAR;
         let earlier = want.plan.not_before.unwrap_or(Time::ZERO) < f.not_before;
@@ -155,7 +155,7 @@ impl<K: Key> Engine<K> {
         if f.plan.resume == want.plan.resume {
             f.plan = want.plan;
         }
-        f.lifetime = f.plan.lifetime;
+        f.outlives = outlives(f.plan.lifetime);
         f.commit = f.plan.commit;
         f.cycles = 0;
         f.place.owner = want.owner;
@@ -433,10 +433,10 @@ impl<K: Key> Engine<K> {
     pub(crate) fn departed(&mut self, fetch: u32) {
         let f = &mut self.fetches[fetch];
         if f.waiters == 0 {
-            match f.lifetime {
-                Lifetime::WhileWanted => self.cancel(fetch),
-                Lifetime::Detached { ceiling } => {
-                    f.ceiling_at = self.now.after(ceiling);
+            match f.outlives {
+                None => self.cancel(fetch),
+                Some(nanos) => {
+                    f.ceiling_at = self.now.after(Duration::from_nanos(nanos.get()));
                     if planted!("ceiling-ignored") {
                         f.ceiling_at = Time::FAR;
                     }
