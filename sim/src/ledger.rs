@@ -1294,6 +1294,9 @@ impl Ledger {
                         self.lenient()
                             || candidates.len() > self.config.candidates_max as usize
                             || !candidates.iter().any(open)
+                            // Whose last waiter had left may be bound to the newcomer's targets alone.
+                            || f.revived
+                                && matches!(&entry.want.targets, Targets::Only(only) if !only.iter().any(open))
                     })
             }
             FetchError::Exhausted => !persistent,
