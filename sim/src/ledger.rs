@@ -923,6 +923,9 @@ impl Ledger {
             match judgement.on_invalid {
                 OnInvalid::Score => {
                     self.blamed.insert(judgement.sources[0]);
+                    // What began before it is part of the same incident.
+                    let now = self.now;
+                    self.source(judgement.sources[0]).last_fault = now;
                     self.unsteady(judgement.sources[0]);
                 }
                 OnInvalid::Block(period) => {
