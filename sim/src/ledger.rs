@@ -16,6 +16,7 @@ use gannet_engine::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
+    num::NonZeroU32,
     sync::Arc,
     time::Duration,
 };
@@ -1147,8 +1148,13 @@ impl Ledger {
         let until = until.min(now.after(self.config.health.pause_max));
         match scope {
             Scope::Source(source) => {
-                let limits = self.config.source_limits;
+                let mut limits = self.config.source_limits;
                 let forgetful = self.config.remembered_sources_max < 64;
+                if forgetful {
+                    // Limits of its own may have outlived it, or not.
+                    limits.concurrent_max = NonZeroU32::MAX;
+                    limits.rate = None;
+                }
                 let entry = self.source(source);
                 // The operator's word goes before what the source or its host said.
                 entry.declined_until = Time::ZERO;
