@@ -244,8 +244,9 @@ impl Ledger {
             Phase::Parked => {
                 if view.wakes.is_none() {
                     let open = self.startable(fetch, |_| true);
+                    // What is due and not yet served may be what ends it: a block that has run out.
                     assert!(
-                        open.is_none(),
+                        open.is_none() || wakes.is_some_and(|at| at <= self.now),
                         "I6: {id:?} is parked for ever, and {open:?} may serve it"
                     );
                 }
@@ -365,6 +366,7 @@ impl Ledger {
         candidates
             .into_iter()
             .filter(|s| self.barred(*s).is_none())
+            .filter(|s| self.now >= self.sources[s].doubtful_until)
             .find(|s| {
                 let backs_off = !self.config.try_backed_off
                     && !matches!(self.sources[s].health, None | Some(Health::Healthy));

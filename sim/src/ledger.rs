@@ -16,6 +16,7 @@ use gannet_engine::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
+    num::NonZeroU32,
     sync::Arc,
     time::Duration,
 };
@@ -85,8 +86,10 @@ pub struct Fetch {
     pub attempts: Vec<AttemptId>,
     /// Attempts since the last ranking, declined ones excluded.
     pub attempts_in_cycle: u32,
-    /// The first start.
+    /// The first start; or the last byte that went beyond all before.
     pub first_start: Option<Time>,
+    /// The furthest that its body has come, also where it was given up since.
+    pub furthest: u64,
     /// When one of its attempts last started, gave a sign, or ended.
     pub news: Time,
     /// Sources that said no for good.
@@ -284,6 +287,8 @@ pub struct Source {
     pub declined_until: Time,
     /// Asked to be left alone until then.
     pub busy_until: Time,
+    /// No duty to start before: a pause may have been forgotten, or not.
+    pub doubtful_until: Time,
     /// The start not acknowledged.
     pub unacknowledged: Option<AttemptId>,
     /// Since this input, it could be asked at any time.
@@ -451,6 +456,7 @@ impl Ledger {
             blocked: None,
             declined_until: Time::ZERO,
             busy_until: Time::ZERO,
+            doubtful_until: Time::ZERO,
             unacknowledged: None,
             steady_since: 0,
             faults: 0,
@@ -775,6 +781,13 @@ impl Ledger {
             |a: &Attempt| a.fetch == fetch && a.identity == Some(identity) && a.total != total;
         if total.is_some() && self.attempts.values().any(differs) {
             self.blamed.insert(source);
+            // Where sources disagree, the cycle begins anew with one alone; also before the first byte,
+            // when there is nothing to discard.
+            if let Some(fetch) = self.fetches.get_mut(&fetch)
+                && fetch.plan.resume
+            {
+                fetch.attempts_in_cycle = 0;
+            }
         }
         if let Some(total) = total {
             self.note_size(id, total);
@@ -894,7 +907,11 @@ impl Ledger {
         let seq = self.seq;
         let alone = judgement.contributors.len() == 1;
         for contributor in &judgement.contributors {
-            if let Some(attempt) = self.attempts.get_mut(contributor) {
+            // What a judge says later, of an accepted answer for late waiters, does not change that it
+            // was accepted.
+            if let Some(attempt) = self.attempts.get_mut(contributor)
+                && attempt.verdict != Some(Verdict::Valid)
+            {
                 attempt.verdict = Some(verdict);
             }
         }
@@ -907,6 +924,9 @@ impl Ledger {
             match judgement.on_invalid {
                 OnInvalid::Score => {
                     self.blamed.insert(judgement.sources[0]);
+                    // What began before it is part of the same incident.
+                    let now = self.now;
+                    self.source(judgement.sources[0]).last_fault = now;
                     self.unsteady(judgement.sources[0]);
                 }
                 OnInvalid::Block(period) => {
@@ -1060,6 +1080,11 @@ impl Ledger {
                 let entry = self.source(source);
                 entry.up = false;
                 if forgetful {
+                    // Whether it is forgotten is left open: somebody may wait for it.
+                    let paused = entry.bound.as_ref().map_or(Time::ZERO, |b| b.paused_until);
+                    entry.doubtful_until = (entry.doubtful_until.max(paused))
+                        .max(entry.declined_until)
+                        .max(entry.busy_until);
                     entry.bound = None;
                     entry.declined_until = Time::ZERO;
                     entry.busy_until = Time::ZERO;
@@ -1123,8 +1148,13 @@ impl Ledger {
         let until = until.min(now.after(self.config.health.pause_max));
         match scope {
             Scope::Source(source) => {
-                let limits = self.config.source_limits;
+                let mut limits = self.config.source_limits;
                 let forgetful = self.config.remembered_sources_max < 64;
+                if forgetful {
+                    // Limits of its own may have outlived it, or not.
+                    limits.concurrent_max = NonZeroU32::MAX;
+                    limits.rate = None;
+                }
                 let entry = self.source(source);
                 // The operator's word goes before what the source or its host said.
                 entry.declined_until = Time::ZERO;
@@ -1132,6 +1162,7 @@ impl Ledger {
                 let bound = entry.bound.get_or_insert_with(|| Bound::new(limits, now));
                 let held = entry.up || !forgetful;
                 bound.paused_until = if held { until } else { Time::ZERO };
+                entry.doubtful_until = if held { Time::ZERO } else { until };
             }
             Scope::Group(group) => self.group(group).paused_until = until,
             Scope::Whole => self.whole.paused_until = until,
@@ -1243,9 +1274,16 @@ impl Ledger {
     }
 
     /// Whether an error was to be expected for a waiter, and if not, why not.
-    pub fn error_expected(&self, waiter: WaiterId, error: FetchError) -> Result<(), String> {
+    ///
+    /// Its fetch is the one that the outcome names: who joins and fails at once was not seen joining.
+    pub fn error_expected(
+        &self,
+        waiter: WaiterId,
+        named: Option<FetchId>,
+        error: FetchError,
+    ) -> Result<(), String> {
         let entry = &self.waiters[&waiter];
-        let fetch = entry.fetch.and_then(|id| self.fetches.get(&id));
+        let fetch = named.or(entry.fetch).and_then(|id| self.fetches.get(&id));
         let persistent = fetch.is_some_and(|f| f.uniform && Self::persistent(f));
         let fits = match error {
             FetchError::Expired => entry.want.deadline.is_some_and(|d| d <= self.now),
@@ -1265,6 +1303,9 @@ impl Ledger {
                         self.lenient()
                             || candidates.len() > self.config.candidates_max as usize
                             || !candidates.iter().any(open)
+                            // Whose last waiter had left may be bound to the newcomer's targets alone.
+                            || f.revived
+                                && matches!(&entry.want.targets, Targets::Only(only) if !only.iter().any(open))
                     })
             }
             FetchError::Exhausted => !persistent,

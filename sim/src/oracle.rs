@@ -87,6 +87,7 @@ impl Ledger {
             attempts: Vec::new(),
             attempts_in_cycle: 0,
             first_start: None,
+            furthest: 0,
             news: Time::ZERO,
             refused_for_good: BTreeSet::new(),
             body: Vec::new(),
@@ -465,9 +466,13 @@ impl Ledger {
                 fetch
                     .body
                     .extend((have..upto).map(|at| script.byte(key, at)));
-                // Progress: the retry budget counts from here.
-                fetch.first_start = Some(self.now);
-                fetch.selects = fetch.selects.min(1);
+                // Progress: the retry budget counts from here. Bytes fetched again, of a body that was
+                // given up, are none.
+                if upto > fetch.furthest {
+                    fetch.furthest = upto;
+                    fetch.first_start = Some(self.now);
+                    fetch.selects = fetch.selects.min(1);
+                }
                 if !fetch.bringers.contains(&id) {
                     fetch.bringers.push(id);
                 }
@@ -675,7 +680,7 @@ impl Ledger {
                 self.tally.answered += 1;
             }
             Outcome::Failed { error, tried } => {
-                if let Err(why) = self.error_expected(id, *error) {
+                if let Err(why) = self.error_expected(id, fetch, *error) {
                     panic!("I1: {why}");
                 }
                 self.check_tried(id, waiter.joined, fetch, *error, tried);

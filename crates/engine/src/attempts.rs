@@ -9,10 +9,9 @@ use crate::{
     plan::{Retry, Silence},
     schedule::LOOK_MIN,
     snapshot::{Event, Timer},
-    state::{Answer, Body, Part, State},
+    state::{Answer, Body, Part, Parts, State},
     timers::Who,
 };
-use std::sync::Arc;
 
 /// What is wrong with bytes that came.
 enum Trouble {
@@ -57,7 +56,7 @@ impl<K: Key> Engine<K> {
         let source = a.source;
         if self.sources[source].unacknowledged == Some(attempt) {
             self.sources[source].unacknowledged = None;
-            self.refresh_source(source);
+            self.tell_later(source);
         }
     }
 
@@ -166,7 +165,7 @@ impl<K: Key> Engine<K> {
                 race.body.total = Some(total);
                 let spare = race.reserved.saturating_sub(total);
                 race.reserved -= spare;
-                self.unreserve(spare);
+                self.unreserve(fetch, spare);
             }
         }
     }
@@ -220,14 +219,12 @@ impl<K: Key> Engine<K> {
             return Ok(());
         }
         let race = f.race.as_mut().expect("an attempt has a race");
-        if race.body.total.is_some_and(|total| upto > total) {
-            return Err(Trouble::Between);
-        }
+        let beyond = race.body.total.is_some_and(|total| upto > total);
         let gain = upto.saturating_sub(race.body.frontier);
         if gain > 0 {
             race.body.frontier = upto;
             // Bytes fetched again, of a body that was given up, are no progress.
-            if upto > race.furthest {
+            if upto > race.furthest && !beyond {
                 race.furthest = upto;
                 race.budget_from = Some(now);
                 race.fruitless = 0;
@@ -244,6 +241,10 @@ impl<K: Key> Engine<K> {
                     charged: false,
                 }),
             }
+        }
+        // The driver has these bytes in its body: they are a part of it until they are discarded.
+        if beyond {
+            return Err(Trouble::Between);
         }
         Ok(())
     }
@@ -340,13 +341,16 @@ impl<K: Key> Engine<K> {
                 }
             }
             Answer {
-                parts: parts.into(),
+                parts: match parts.as_slice() {
+                    [part] => Parts::One(*part),
+                    _ => Parts::Many(parts.into()),
+                },
                 reserved: 0,
             }
         } else {
             let reserved = std::mem::take(&mut self.attempts[attempt].reserved);
             Answer {
-                parts: Arc::new([own]),
+                parts: Parts::One(own),
                 reserved,
             }
         };
@@ -477,7 +481,7 @@ impl<K: Key> Engine<K> {
         if race.attempts.is_empty() {
             self.racing -= 1;
         }
-        self.unreserve(a.reserved);
+        self.unreserve(a.fetch, a.reserved);
         if !(a.aborting && planted!("leaked-slot-after-abort")) {
             self.leave(a.source, attempt, refund);
         }

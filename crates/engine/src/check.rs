@@ -116,6 +116,7 @@ impl<K: Key> Engine<K> {
         );
         let mut racing = 0;
         let mut parked = 0;
+        let mut asked = 0;
         let mut bytes: u64 = self.attempts.iter().map(|(_, a)| a.reserved).sum();
         for (fetch, f) in self.fetches.iter() {
             if f.listed {
@@ -125,12 +126,23 @@ impl<K: Key> Engine<K> {
                 (race.attempts.len(), race.live, race.judgement.is_some())
             });
             racing += u32::from(attempts > 0);
-            parked += f.parked_bytes;
+            let stands = f.question && f.waits != Waits::Nowhere;
             assert_eq!(
-                f.parked_bytes > 0,
-                self.holders.contains(&fetch),
-                "I2 holders"
+                self.questions.contains(f.place),
+                stands,
+                "I6 queue of questions"
             );
+            if f.question {
+                let race = f.race.iter();
+                let answers = race.clone().flat_map(|r| r.answers.iter().chain(&r.answer));
+                let attempts = race.clone().flat_map(|race| &race.attempts);
+                asked += race.map(|race| race.reserved).sum::<u64>()
+                    + answers.map(|a| a.reserved).sum::<u64>()
+                    + attempts.map(|a| self.attempts[*a].reserved).sum::<u64>();
+            }
+            let held = f.race.as_ref().map_or(0, |race| race.parked);
+            parked += held;
+            assert_eq!(held > 0, self.holders.contains(&fetch), "I2 holders");
             if let Some(race) = &f.race {
                 bytes += race.reserved;
                 bytes += race
@@ -198,9 +210,19 @@ impl<K: Key> Engine<K> {
                 );
             }
         }
+        let standing = self
+            .fetches
+            .iter()
+            .filter(|(_, f)| f.waits != Waits::Nowhere);
+        assert_eq!(
+            self.standing as usize,
+            standing.count(),
+            "I6 who stands in queues is counted"
+        );
         assert_eq!(self.racing, racing, "I2 racing fetches are counted");
         assert!(racing <= self.config.racing_max, "I2 racing fetches");
         assert_eq!(self.bytes, bytes, "I2 reserved bytes are counted");
+        assert_eq!(self.bytes_asked, asked, "I2 the bytes of questions");
         assert_eq!(self.bytes_parked, parked, "I2 parked bytes are counted");
         assert!(bytes <= self.config.bytes_max, "I2 reserved bytes");
     }
@@ -271,6 +293,14 @@ impl<K: Key> Engine<K> {
                 s.gate.running as usize,
                 s.attempts.len(),
                 "I2 attempts of a source"
+            );
+            assert!(
+                s.untold || s.unacknowledged.is_none() || s.posted.1 == 0,
+                "I2 no turn comes at a source with an unacknowledged start"
+            );
+            assert!(
+                !s.untold || self.untold.contains(&source),
+                "untold sources are listed"
             );
             let is = self.is_eligible(source);
             // Time alone may have unblocked it; the timer says so to the rest.

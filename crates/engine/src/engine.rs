@@ -11,7 +11,8 @@ use crate::{
     schedule::Shares,
     slab::Slab,
     snapshot::{Counters, Event},
-    state::{Attempt, Fetch, Judgement, NONE, Node, Source, WHOLE, Waiter},
+    state::{Attempt, Fetch, Judgement, NONE, Node, Race, Source, WHOLE, Waiter},
+    survey::Scratch,
     timers::{Timers, Who},
     turns::{Place, Queue},
 };
@@ -81,6 +82,11 @@ pub struct Engine<K: Key> {
     pub(crate) by_waiter: KeyTable<Mixed>,
     pub(crate) attempts: Slab<Attempt>,
     pub(crate) judgements: Slab<Judgement>,
+    /// Races of fetches that are no more, for those to come: starting one allocates nothing.
+    #[expect(clippy::vec_box, reason = "they go into fetches as boxes")]
+    pub(crate) races: Vec<Box<Race>>,
+    /// Lists that a survey needs while it lasts.
+    pub(crate) scratch: Scratch,
     pub(crate) sources: Slab<Source>,
     pub(crate) by_source: hashbrown::HashMap<SourceId, u32, Mixed>,
     pub(crate) nodes: Slab<Node>,
@@ -93,9 +99,15 @@ pub struct Engine<K: Key> {
     /// Sources that are down and nothing else keeps, by when they went.
     pub(crate) remembered: BTreeSet<(u64, u32)>,
     pub(crate) departures: u64,
+    /// Sources whose groups are to be told something before the next turn.
+    pub(crate) untold: Vec<u32>,
     /// What a new source is assumed to do: the mean of all samples.
     pub(crate) typical: u64,
 
+    /// Fetches that stand in queues.
+    pub(crate) standing: u32,
+    /// Of these, the ones that reserve next to nothing.
+    pub(crate) questions: Queue,
     /// Fetches that any source may serve.
     pub(crate) any: Queue,
     /// Fetches that any source may serve and that wait out a pause.
@@ -105,17 +117,23 @@ pub struct Engine<K: Key> {
     /// Fetches with attempts not ended.
     pub(crate) racing: u32,
     pub(crate) bytes: u64,
-    /// Of these, held by fetches that are not under way; and which those are.
+    /// Of these, reserved by questions.
+    pub(crate) bytes_asked: u64,
+    /// Of all, held by fetches that are not under way; and which those are.
     pub(crate) bytes_parked: u64,
     pub(crate) holders: BTreeSet<u32>,
     /// The fetch whose turn it is, but whose bytes do not fit yet.
     pub(crate) stalled: Option<FetchId>,
+    /// There were more turns than one step may take.
+    pub(crate) unfinished: bool,
     /// Queues to be looked through anew, in pieces: of a source, or (`NONE`) of any source.
     pub(crate) sweeps: VecDeque<(u32, Option<Place>)>,
 }
 
 /// Queue entries looked at in one step, so that no step takes long.
 const SWEEP_STEP: u32 = 512;
+/// Timers served in one step; the rest is due at once, and [`Engine::poll_timeout`] says so.
+const TIMERS_STEP: u32 = 1024;
 
 impl<K: Key> Engine<K> {
     /// An engine with nothing in it.
@@ -143,6 +161,8 @@ impl<K: Key> Engine<K> {
             by_waiter: KeyTable::new(Mixed::new(rng.next())),
             attempts: Slab::new(),
             judgements: Slab::new(),
+            races: Vec::new(),
+            scratch: Scratch::default(),
             sources: Slab::new(),
             by_source: hashbrown::HashMap::with_hasher(mixed),
             nodes,
@@ -151,16 +171,21 @@ impl<K: Key> Engine<K> {
             sound: 0,
             remembered: BTreeSet::new(),
             departures: 0,
+            untold: Vec::new(),
             typical: 1 << 20,
+            standing: 0,
+            questions: Queue::default(),
             any: Queue::default(),
             any_paused: BTreeSet::new(),
             shares: Shares::new(),
             arrivals: 0,
             racing: 0,
             bytes: 0,
+            bytes_asked: 0,
             bytes_parked: 0,
             holders: BTreeSet::new(),
             stalled: None,
+            unfinished: false,
             sweeps: VecDeque::new(),
             rng,
         })
@@ -201,10 +226,14 @@ impl<K: Key> Engine<K> {
         self.pump();
     }
 
-    /// Does what time has made due. Spurious calls do nothing.
+    /// Does what time has made due. Spurious calls do nothing. Where very much is due, it does a part;
+    /// [`poll_timeout`](Self::poll_timeout) says that the rest is due now.
     pub fn handle_timeout(&mut self, now: Time) {
         self.now = self.now.max(now);
-        while let Some(who) = self.timers.due(self.now) {
+        for _ in 0..TIMERS_STEP {
+            let Some(who) = self.timers.due(self.now) else {
+                break;
+            };
             match who {
                 Who::Waiter(waiter) => self.waiter_timer(waiter),
                 Who::Fetch(fetch) => self.fetch_timer(fetch),
@@ -246,7 +275,7 @@ impl<K: Key> Engine<K> {
 
     /// When [`handle_timeout`](Self::handle_timeout) has something to do. Read after draining outputs.
     pub fn poll_timeout(&self) -> Option<Time> {
-        if !self.sweeps.is_empty() {
+        if self.unfinished || !self.sweeps.is_empty() {
             Some(self.now)
         } else if self.is_empty() {
             // What is left are the tokens of groups, and nobody waits for them.

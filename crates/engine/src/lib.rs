@@ -32,15 +32,19 @@
 //! It moves no bytes, knows no protocol, and keeps nothing across restarts.
 
 mod attempts;
+mod bytes;
 mod check;
 mod config;
+mod cycles;
 mod engine;
 mod gate;
+mod groups;
 mod hash;
 mod health;
 mod id;
 mod input;
 mod latency;
+mod line;
 mod output;
 mod plan;
 #[cfg(feature = "planted")]
@@ -48,6 +52,7 @@ pub mod planted;
 #[cfg(not(feature = "planted"))]
 mod planted;
 mod rng;
+mod rounds;
 mod schedule;
 mod slab;
 #[cfg(test)]
@@ -58,6 +63,7 @@ mod state;
 mod survey;
 mod timers;
 mod turns;
+mod upkeep;
 mod verdicts;
 mod view;
 mod waiters;

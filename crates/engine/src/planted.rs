@@ -46,6 +46,7 @@ mod chosen {
         "lost-waiter",
         "other-identity-continues",
         "ourselves-asked",
+        "pause-forgotten",
         "resume-from-the-wrong-byte",
         "second-start-unacknowledged",
         "stale-verdict-applied",

@@ -101,6 +101,8 @@ pub struct FetchView<K> {
     pub cycles: u32,
     /// When it acts by itself next.
     pub wakes: Option<Time>,
+    /// The sources in whose queues it stands; none where any source may serve it.
+    pub waits_for: Vec<SourceId>,
 }
 
 /// What a fetch is doing.

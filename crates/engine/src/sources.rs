@@ -1,8 +1,4 @@
-//! Sources and groups: coming and going, blocks, limits, pauses, and the upkeep of who is ready.
-//!
-//! Groups form a tree under the whole. Each group keeps, over its children, which of them can start
-//! something (per class, in turns) and which sources could serve any fetch (by weight). A change at
-//! one source is carried up that path only: O(depth * log n).
+//! Sources: coming and going, blocks, limits, pauses, and what is known of their health.
 
 use crate::planted::planted;
 use crate::{
@@ -12,122 +8,14 @@ use crate::{
     input::{Limits, Scope},
     output::HowEnded,
     snapshot::{Event, Health},
-    state::{Child, NONE, Node, Performance, Source, State, WHOLE},
+    state::{Child, NONE, Performance, Source, State, WHOLE},
     timers::Who,
     turns::Queue,
-    weights::{Draw, Weight, Weights},
+    upkeep::coarse,
 };
 use std::collections::BTreeSet;
 
 impl<K: Key> Engine<K> {
-    pub(crate) const fn node(id: Option<GroupId>, parent: u32, slot: u32, gate: Gate) -> Node {
-        Node {
-            id,
-            parent,
-            slot,
-            gate,
-            own_limits: false,
-            children: Vec::new(),
-            free: Vec::new(),
-            turns: Vec::new(),
-            ready: [Weights::new(), Weights::new()],
-            sources: 0,
-            wake: Time::FAR,
-        }
-    }
-
-    // ---- groups ----
-
-    fn group(&mut self, id: GroupId) -> u32 {
-        if let Some(node) = self.by_group.get(&id) {
-            return *node;
-        }
-        let gate = Gate::new(self.config.group_limits, self.now);
-        let node = self.nodes.insert(Self::node(Some(id), WHOLE, 0, gate));
-        let slot = self.nodes[WHOLE].adopt(Child::Node(node));
-        self.nodes[node].slot = slot;
-        self.by_group.insert(id, node);
-        node
-    }
-
-    /// Drops a group that nothing keeps.
-    fn release_node(&mut self, node: u32) {
-        let Some(n) = self.nodes.get(node) else {
-            return;
-        };
-        let Some(id) = n.id else { return };
-        let kept = n.own_limits
-            || n.gate.closed_until > self.now
-            || n.gate.running > 0
-            || n.children.iter().any(Option::is_some);
-        if kept {
-            return;
-        }
-        let (parent, slot) = (n.parent, n.slot);
-        let mut wake = n.wake;
-        self.timers.arm(Who::Node(node), &mut wake, Time::FAR);
-        self.nodes.remove(node);
-        self.by_group.remove(&id);
-        self.abandon(parent, slot);
-        self.release_node(parent);
-    }
-
-    /// Takes a child out of its group.
-    fn abandon(&mut self, node: u32, slot: u32) {
-        let n = &mut self.nodes[node];
-        n.children[slot as usize] = None;
-        n.free.push(slot);
-        for ready in &mut n.ready {
-            ready.set(slot, Weight::default());
-        }
-        for (_, turns) in &mut n.turns {
-            turns.set(slot, false);
-        }
-        self.refresh_node(node);
-    }
-
-    /// Moves a group under another, unless that would close a circle.
-    fn nest(&mut self, node: u32, within: Option<GroupId>) {
-        let parent = within.map_or(WHOLE, |id| self.group(id));
-        let mut ancestor = parent;
-        while ancestor != NONE {
-            if ancestor == node {
-                self.counters.refused_inputs += 1;
-                return;
-            }
-            ancestor = self.nodes[ancestor].parent;
-        }
-        let (old, slot) = (self.nodes[node].parent, self.nodes[node].slot);
-        if old == parent {
-            return;
-        }
-        let running = self.nodes[node].gate.running;
-        self.shift_running(old, running, false);
-        self.abandon(old, slot);
-        self.shift_running(parent, running, true);
-        let slot = self.nodes[parent].adopt(Child::Node(node));
-        self.nodes[node].parent = parent;
-        self.nodes[node].slot = slot;
-        self.refresh_node(node);
-        self.release_node(old);
-    }
-
-    /// Attempts under way move with their source or group.
-    fn shift_running(&mut self, from: u32, running: u32, add: bool) {
-        let mut node = from;
-        while node != NONE {
-            let n = &mut self.nodes[node];
-            n.gate.running = if add {
-                n.gate.running + running
-            } else {
-                n.gate.running.saturating_sub(running)
-            };
-            let next = n.parent;
-            self.refresh_node(node);
-            node = next;
-        }
-    }
-
     // ---- sources ----
 
     /// The slot of a source, made (as one that is down) where it is new.
@@ -159,6 +47,7 @@ impl<K: Key> Engine<K> {
             eligible_at: NONE,
             posted: (0, 0, false),
             counted_sound: false,
+            untold: false,
             gone: 0,
             wake: Time::FAR,
         });
@@ -464,277 +353,6 @@ impl<K: Key> Engine<K> {
         }
     }
 
-    // ---- upkeep ----
-
-    /// Recomputes what follows from a source's own state, and carries it up.
-    pub(crate) fn refresh_source(&mut self, source: u32) {
-        let now = self.now;
-        let eligible = self.is_eligible(source);
-        let s = &mut self.sources[source];
-        let unsound = s.is_unsound(now);
-        let open = s.gate.is_open(now);
-        let throttled = s.health.throttled_until > now;
-        let acknowledged = s.unacknowledged.is_none() || planted!("second-start-unacknowledged");
-        let free = eligible && open && !throttled && acknowledged;
-
-        let mut wake = s.health.changes_at(now);
-        if !open {
-            wake = wake.min(s.gate.opens_at(now));
-        }
-        if s.blocked_until > now {
-            wake = wake.min(s.blocked_until);
-        }
-        if s.gate.closed_until > now {
-            wake = wake.min(s.gate.closed_until);
-        }
-        self.timers.arm(Who::Source(source), &mut s.wake, wake);
-
-        let weight = if free {
-            coarse(s.performance.rate())
-        } else {
-            0
-        };
-        let usable = free && (self.config.try_backed_off || !unsound);
-        let posted = (usize::from(unsound), weight, usable);
-        let changed = posted != s.posted;
-        if changed {
-            let n = &mut self.nodes[s.node];
-            if weight > 0 {
-                n.ready[posted.0].set(s.slot, Weight::one(weight));
-            } else {
-                n.ready[posted.0].set(s.slot, Weight::default());
-            }
-            if s.posted.0 != posted.0 {
-                n.ready[s.posted.0].set(s.slot, Weight::default());
-            }
-            if s.posted.2 != usable {
-                for class in s.queue.classes() {
-                    n.turns_mut(class).set(s.slot, usable);
-                }
-            }
-            s.posted = posted;
-        }
-        let node = s.node;
-
-        // Membership among the eligible, by swap-remove.
-        match (eligible, s.eligible_at) {
-            (true, NONE) => {
-                s.eligible_at = self.eligible.len() as u32;
-                self.eligible.push(source);
-            }
-            (false, at) if at != NONE => {
-                s.eligible_at = NONE;
-                self.eligible.swap_remove(at as usize);
-                if let Some(moved) = self.eligible.get(at as usize) {
-                    self.sources[*moved].eligible_at = at;
-                }
-            }
-            _ => {}
-        }
-        let s = &mut self.sources[source];
-        let sound = eligible && !unsound;
-        if sound != s.counted_sound {
-            s.counted_sound = sound;
-            self.sound = if sound {
-                self.sound + 1
-            } else {
-                self.sound - 1
-            };
-        }
-        if changed {
-            self.refresh_node(node);
-        }
-    }
-
-    /// Somebody of a class that was empty waits for this source now.
-    pub(crate) fn class_came(&mut self, source: u32, class: u16) {
-        let s = &self.sources[source];
-        if s.posted.2 {
-            let (node, slot) = (s.node, s.slot);
-            self.nodes[node].turns_mut(class).set(slot, true);
-            self.refresh_node(node);
-        }
-    }
-
-    /// A class has left the queue of a source.
-    pub(crate) fn class_left(&mut self, source: u32, class: u16) {
-        let s = &self.sources[source];
-        if !s.posted.2 {
-            return;
-        }
-        let (node, slot) = (s.node, s.slot);
-        self.nodes[node].turns_mut(class).set(slot, false);
-        self.refresh_node(node);
-    }
-
-    /// Recomputes what follows from a group's own state, and carries it up.
-    pub(crate) fn refresh_node(&mut self, mut node: u32) {
-        loop {
-            let now = self.now;
-            let n = &mut self.nodes[node];
-            let open = n.gate.is_open(now);
-            let mut wake = if open {
-                Time::FAR
-            } else {
-                n.gate.opens_at(now)
-            };
-            if n.gate.closed_until > now {
-                wake = wake.min(n.gate.closed_until);
-            }
-            self.timers.arm(Who::Node(node), &mut n.wake, wake);
-            let (parent, slot) = (n.parent, n.slot);
-            if parent == NONE {
-                return;
-            }
-            let ready = std::array::from_fn(|i| {
-                if open {
-                    n.ready[i].total()
-                } else {
-                    Weight::default()
-                }
-            });
-            // Lent, for parent and child lie in the same slab.
-            let turns = std::mem::take(&mut n.turns);
-            let p = &mut self.nodes[parent];
-            let mut changed = false;
-            for (tree, weight) in p.ready.iter_mut().zip::<[Weight; 2]>(ready) {
-                if tree.at(slot) != weight {
-                    tree.set(slot, weight);
-                    changed = true;
-                }
-            }
-            for (class, below) in &turns {
-                let present = open && !below.is_empty();
-                let turns = p.turns_mut(*class);
-                if turns.contains(slot) != present {
-                    turns.set(slot, present);
-                    changed = true;
-                }
-            }
-            self.nodes[node].turns = turns;
-            if !changed {
-                return;
-            }
-            node = parent;
-        }
-    }
-
-    /// A source that can take any fetch now: sound (`tier` 0) or backing off (1).
-    pub(crate) fn draw(&self, tier: usize, mut draw: Draw) -> Option<u32> {
-        let mut node = WHOLE;
-        loop {
-            let (slot, rest) = self.nodes[node].ready[tier].draw(draw)?;
-            match self.nodes[node].children[slot as usize]? {
-                Child::Node(child) => {
-                    node = child;
-                    draw = rest;
-                }
-                Child::Source(source) => return Some(source),
-            }
-        }
-    }
-
-    pub(crate) fn whole_is_open(&mut self) -> bool {
-        let now = self.now;
-        self.nodes[WHOLE].gate.is_open(now)
-    }
-
-    /// Whether this source, or a group of it, lets nothing through before a later time.
-    pub(crate) fn is_parked(&self, source: u32) -> bool {
-        let s = &self.sources[source];
-        let mut node = s.node;
-        let mut parked = s.gate.closed_until > self.now;
-        while !parked && node != NONE {
-            parked = self.nodes[node].gate.closed_until > self.now;
-            node = self.nodes[node].parent;
-        }
-        parked
-    }
-
-    /// A source has been parked: who waits for it may have others to turn to now.
-    pub(crate) fn parked(&mut self, source: u32) {
-        if self.sources[source].flexible > 0 {
-            self.start_sweep(source);
-        }
-    }
-
-    /// Whether this source and all its groups let an attempt through now.
-    pub(crate) fn is_free(&mut self, source: u32) -> bool {
-        let now = self.now;
-        if !self.is_eligible(source) {
-            return false;
-        }
-        let s = &mut self.sources[source];
-        let acknowledged = s.unacknowledged.is_none() || planted!("second-start-unacknowledged");
-        if !acknowledged || s.health.throttled_until > now || !s.gate.is_open(now) {
-            return false;
-        }
-        let mut node = s.node;
-        while node != NONE {
-            let n = &mut self.nodes[node];
-            if !n.gate.is_open(now) {
-                return false;
-            }
-            node = n.parent;
-        }
-        true
-    }
-
-    // ---- attempts pass ----
-
-    pub(crate) fn enter(&mut self, source: u32, attempt: u32) {
-        let now = self.now;
-        let s = &mut self.sources[source];
-        s.gate.enter(now);
-        s.attempts.push(attempt);
-        s.unacknowledged = Some(attempt);
-        let mut node = s.node;
-        self.refresh_source(source);
-        while node != NONE {
-            let n = &mut self.nodes[node];
-            n.gate.enter(now);
-            let (parent, closed) = (n.parent, !n.gate.is_open(now));
-            if closed {
-                self.refresh_node(node);
-            }
-            node = parent;
-        }
-    }
-
-    pub(crate) fn leave(&mut self, source: u32, attempt: u32, refund: bool) {
-        let now = self.now;
-        let s = &mut self.sources[source];
-        let closed = !s.gate.is_open(now) || s.unacknowledged == Some(attempt);
-        s.gate.leave();
-        if refund {
-            s.gate.refund();
-        }
-        if let Some(at) = s.attempts.iter().position(|a| *a == attempt) {
-            s.attempts.swap_remove(at);
-        }
-        if s.unacknowledged == Some(attempt) {
-            s.unacknowledged = None;
-        }
-        let mut node = s.node;
-        if closed {
-            self.refresh_source(source);
-        }
-        while node != NONE {
-            let n = &mut self.nodes[node];
-            let closed = !n.gate.is_open(now);
-            n.gate.leave();
-            if refund {
-                n.gate.refund();
-            }
-            let parent = n.parent;
-            if closed {
-                self.refresh_node(node);
-            }
-            node = parent;
-        }
-        self.release_source(source);
-    }
-
     // ---- health ----
 
     pub(crate) fn source_answered(&mut self, source: u32, began: Time) {
@@ -743,8 +361,10 @@ impl<K: Key> Engine<K> {
         let sick = s.health.faults > 0;
         let recovered = s.health.succeeded(began, now, &health);
         // Of a healthy source, all that an answer can change is its rate.
-        if sick || (s.posted.1 > 0 && s.posted.1 != coarse(s.performance.rate())) {
+        if sick {
             self.refresh_source(source);
+        } else if s.posted.1 > 0 && s.posted.1 != coarse(s.performance.rate()) {
+            self.tell_later(source);
         }
         if recovered {
             self.tell_health(source);
@@ -829,10 +449,4 @@ impl<K: Key> Engine<K> {
             self.enqueue(fetch);
         }
     }
-}
-
-/// A rate to three significant bits: performance changes with every answer, the tree need not.
-const fn coarse(rate: u64) -> u64 {
-    let shift = (rate | 1).ilog2().saturating_sub(2);
-    rate >> shift << shift
 }

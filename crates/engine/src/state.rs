@@ -15,6 +15,7 @@ use crate::{
 };
 use std::{
     collections::{BTreeSet, VecDeque},
+    num::NonZeroU64,
     sync::Arc,
     time::Duration,
 };
@@ -55,7 +56,7 @@ pub(crate) enum Candidates {
     /// The front end has yet to say.
     Unranked,
     /// In this order.
-    Ranked(Box<[SourceId]>),
+    Ranked(Vec<SourceId>),
     /// Any source that is up.
     Any,
     /// These, by performance.
@@ -67,27 +68,35 @@ pub(crate) enum Candidates {
 pub(crate) enum Waits {
     Nowhere,
     Any,
-    One(u32),
+    /// So many, sorted; the rest is [`NONE`].
+    Few(u8, [u32; FEW]),
+    /// Sorted.
     Many(Box<[u32]>),
 }
 
+/// How many sources a fetch waits for without an allocation: rankings are short.
+const FEW: usize = 4;
+
 impl Waits {
-    pub(crate) fn of(mut sources: Vec<u32>) -> Self {
-        match sources.len() {
-            0 => Self::Nowhere,
-            1 => Self::One(sources[0]),
-            _ => {
-                sources.sort_unstable();
-                sources.dedup();
-                Self::Many(sources.into())
-            }
+    /// In the queues of these; the list is put in order.
+    pub(crate) fn of(sources: &mut Vec<u32>) -> Self {
+        sources.sort_unstable();
+        sources.dedup();
+        if sources.is_empty() {
+            return Self::Nowhere;
         }
+        if sources.len() > FEW {
+            return Self::Many(sources.as_slice().into());
+        }
+        let mut few = [NONE; FEW];
+        few[..sources.len()].copy_from_slice(sources);
+        Self::Few(sources.len() as u8, few)
     }
 
     pub(crate) fn sources(&self) -> &[u32] {
         match self {
             Self::Nowhere | Self::Any => &[],
-            Self::One(source) => std::slice::from_ref(source),
+            Self::Few(len, few) => &few[..usize::from(*len)],
             Self::Many(sources) => sources,
         }
     }
@@ -109,6 +118,8 @@ pub(crate) struct Fetch<K> {
     pub(crate) place: Place,
     pub(crate) candidates: Candidates,
     pub(crate) waits: Waits,
+    /// Reserves next to nothing; decided when it begins.
+    pub(crate) question: bool,
     /// Counted as having more candidates than one, where it stands.
     pub(crate) flexible: bool,
     pub(crate) first_waiter: u32,
@@ -118,7 +129,8 @@ pub(crate) struct Fetch<K> {
     pub(crate) unspoken: u32,
     /// Cycles over the candidates that have failed.
     pub(crate) cycles: u32,
-    pub(crate) lifetime: Lifetime,
+    /// For how many nanoseconds it outlives its waiters, if at all.
+    pub(crate) outlives: Option<NonZeroU64>,
     pub(crate) not_before: Time,
     pub(crate) paused_until: Time,
     /// When it is cancelled for want of waiters.
@@ -127,8 +139,6 @@ pub(crate) struct Fetch<K> {
     pub(crate) wake: Time,
     /// All that only fetches under way need; made with the first attempt.
     pub(crate) race: Option<Box<Race>>,
-    /// What it holds while it is not under way, as counted.
-    pub(crate) parked_bytes: u64,
 }
 
 /// The part of a fetch that exists from its first attempt on.
@@ -161,8 +171,9 @@ pub(crate) struct Race {
     pub(crate) solo: bool,
     /// A source offered another identity than the body's.
     pub(crate) other_identity: bool,
-    /// Bytes reserved for the body.
+    /// Bytes reserved for the body; of these, counted as held while it is not under way.
     pub(crate) reserved: u64,
+    pub(crate) parked: u64,
     /// The judgement that is out.
     pub(crate) judgement: Option<u32>,
     /// Complete answers that wait for the judge.
@@ -200,10 +211,29 @@ pub(crate) struct Part {
     pub(crate) charged: bool,
 }
 
+/// What a complete answer is made of: nearly always one part.
+#[derive(Clone, Debug)]
+pub(crate) enum Parts {
+    Nobodys,
+    One(Part),
+    Many(Arc<[Part]>),
+}
+
+impl std::ops::Deref for Parts {
+    type Target = [Part];
+    fn deref(&self) -> &[Part] {
+        match self {
+            Self::Nobodys => &[],
+            Self::One(part) => std::slice::from_ref(part),
+            Self::Many(parts) => parts,
+        }
+    }
+}
+
 /// A complete answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
-    pub(crate) parts: Arc<[Part]>,
+    pub(crate) parts: Parts,
     pub(crate) reserved: u64,
 }
 
@@ -248,7 +278,7 @@ pub(crate) struct Attempt {
 pub(crate) struct Judgement {
     /// May be gone meanwhile.
     pub(crate) fetch: FetchId,
-    pub(crate) parts: Arc<[Part]>,
+    pub(crate) parts: Parts,
     pub(crate) plan: Arc<Plan>,
     /// For waiters who joined after the first: without credit or blame.
     pub(crate) late: bool,
@@ -284,6 +314,8 @@ pub(crate) struct Source {
     pub(crate) posted: (usize, u64, bool),
     /// Counted among the eligible that do not back off.
     pub(crate) counted_sound: bool,
+    /// Something has changed that its group is not told yet: it is among the engine's `untold`.
+    pub(crate) untold: bool,
     /// When it went down, as a count of such events.
     pub(crate) gone: u64,
     pub(crate) wake: Time,
@@ -405,6 +437,14 @@ impl Race {
         self.started = 0;
     }
 
+    /// Ready for another fetch, with the room that its lists have taken.
+    pub(crate) fn recycle(&mut self) {
+        let old = std::mem::take(self);
+        self.attempts = emptied(old.attempts);
+        self.tried = emptied(old.tried);
+        self.body.parts = emptied(old.body.parts);
+    }
+
     pub(crate) fn tried_mut(&mut self, attempt: AttemptId) -> Option<&mut Tried> {
         self.tried
             .iter_mut()
@@ -423,4 +463,23 @@ impl Race {
         (self.tried_cycle == cycle && self.tried.iter().any(|tried| tried.source == source))
             || self.hopeless.contains(&source)
     }
+}
+
+/// How long a fetch of this lifetime outlives its waiters, in nanoseconds. The longer is the greater.
+pub(crate) fn outlives(lifetime: Lifetime) -> Option<NonZeroU64> {
+    match lifetime {
+        Lifetime::WhileWanted => None,
+        Lifetime::Detached { ceiling } => {
+            let nanos = u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX);
+            Some(NonZeroU64::new(nanos).unwrap_or(NonZeroU64::MIN))
+        }
+    }
+}
+
+/// An empty list that keeps what room it has, within reason.
+fn emptied<T>(mut list: Vec<T>) -> Vec<T> {
+    const ROOM_MAX: usize = 32;
+    list.clear();
+    list.shrink_to(ROOM_MAX);
+    list
 }

@@ -22,6 +22,29 @@ pub(crate) enum Survey {
     Nobody,
 }
 
+/// Lists that a survey needs while it lasts, kept so that it allocates nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    sound: Vec<u32>,
+    unsound: Vec<u32>,
+    absent: Vec<u32>,
+    parked: Vec<u32>,
+    unknown: Vec<SourceId>,
+    /// Free ones and their rates.
+    free: Vec<(u32, u64)>,
+}
+
+impl Scratch {
+    fn clear(&mut self) {
+        self.sound.clear();
+        self.unsound.clear();
+        self.absent.clear();
+        self.parked.clear();
+        self.unknown.clear();
+        self.free.clear();
+    }
+}
+
 /// How many sources a fetch waits for by name, where any may serve and all free ones were tried.
 const NAMED_WAITS: usize = 3;
 /// Draws before tried sources are taken out of the draw instead.
@@ -31,26 +54,41 @@ impl<K: Key> Engine<K> {
     /// Looks at the candidates of a fetch. O(candidates), or O(tried * log sources) where any source
     /// may serve.
     pub(crate) fn survey(&mut self, fetch: u32) -> Survey {
-        match &self.fetches[fetch].candidates {
-            Candidates::Unranked => Survey::Nobody,
-            Candidates::Any => self.survey_any(fetch),
-            Candidates::Ranked(list) => {
-                let list = list.clone();
-                self.survey_list(fetch, &list, true)
-            }
-            Candidates::Only(list) => {
-                let list = list.clone();
-                self.survey_list(fetch, &list, false)
-            }
+        // Lent for the time of the survey, which reads the rest of the engine.
+        let lent = &mut self.fetches[fetch].candidates;
+        if matches!(lent, Candidates::Any) {
+            return self.survey_any(fetch);
         }
+        let candidates = std::mem::replace(lent, Candidates::Unranked);
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let survey = match &candidates {
+            Candidates::Ranked(list) => self.survey_list(fetch, list, true, &mut scratch),
+            Candidates::Only(list) => self.survey_list(fetch, list, false, &mut scratch),
+            Candidates::Any | Candidates::Unranked => Survey::Nobody,
+        };
+        scratch.clear();
+        self.scratch = scratch;
+        self.fetches[fetch].candidates = candidates;
+        survey
     }
 
-    fn survey_list(&mut self, fetch: u32, list: &[SourceId], ranked: bool) -> Survey {
+    fn survey_list(
+        &mut self,
+        fetch: u32,
+        list: &[SourceId],
+        ranked: bool,
+        scratch: &mut Scratch,
+    ) -> Survey {
         let now = self.now;
-        let (mut sound, mut unsound, mut absent) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut parked, mut unknown) = (Vec::new(), Vec::new());
-        // Free ones: (source, rate), and (source, when its back-off ends).
-        let (mut free, mut last_resort) = (Vec::new(), None);
+        let Scratch {
+            sound,
+            unsound,
+            absent,
+            parked,
+            unknown,
+            free,
+        } = scratch;
+        let mut last_resort = None;
         let mut any_tried = false;
         for id in list {
             if has_tried(&self.fetches[fetch], *id) {
@@ -111,7 +149,7 @@ impl<K: Key> Engine<K> {
             return Survey::Nobody;
         }
         // Waits for those that may yet appear, too.
-        absent.extend(unknown.into_iter().filter_map(|id| self.source(id)));
+        absent.extend(unknown.drain(..).filter_map(|id| self.source(id)));
         if nobody {
             return if absent.is_empty() {
                 Survey::Nobody
@@ -119,12 +157,12 @@ impl<K: Key> Engine<K> {
                 Survey::Wait(Waits::of(absent))
             };
         }
-        let mut waits = absent;
-        waits.append(&mut parked);
+        let waits = absent;
+        waits.append(parked);
         if sound.is_empty() || !try_unsound {
-            waits.append(&mut unsound);
+            waits.append(unsound);
         }
-        waits.append(&mut sound);
+        waits.append(sound);
         Survey::Wait(Waits::of(waits))
     }
 
@@ -134,31 +172,35 @@ impl<K: Key> Engine<K> {
         let list: &[SourceId] = match &self.fetches[fetch].candidates {
             Candidates::Any => return Waits::Any,
             Candidates::Unranked => &[],
-            Candidates::Ranked(list) => list,
-            Candidates::Only(list) => list,
+            Candidates::Ranked(list) | Candidates::Only(list) => list,
         };
-        if list.len() <= 1 {
-            return Waits::One(source);
-        }
-        let f = &self.fetches[fetch];
-        let mut waits: Vec<u32> = list
-            .iter()
-            .filter(|id| !has_tried(f, **id))
-            .filter_map(|id| self.find_source(*id))
-            .filter(|other| self.is_eligible(*other) && !self.sources[*other].is_unsound(self.now))
-            .collect();
+        let mut waits = std::mem::take(&mut self.scratch.sound);
         waits.push(source);
-        Waits::of(waits)
+        if list.len() > 1 {
+            let f = &self.fetches[fetch];
+            let others = list
+                .iter()
+                .filter(|id| !has_tried(f, **id))
+                .filter_map(|id| self.find_source(*id))
+                .filter(|other| {
+                    self.is_eligible(*other) && !self.sources[*other].is_unsound(self.now)
+                });
+            waits.extend(others);
+        }
+        let found = Waits::of(&mut waits);
+        waits.clear();
+        self.scratch.sound = waits;
+        found
     }
 
     /// One of the free targets: best first, or sampled. Another than the one that failed last, if
     /// there is another.
-    fn pick(&mut self, fetch: u32, mut free: Vec<(u32, u64)>) -> Option<u32> {
+    fn pick(&mut self, fetch: u32, free: &mut Vec<(u32, u64)>) -> Option<u32> {
         let (failures, last) = history(&self.fetches[fetch]);
         if free.len() > 1 {
             free.retain(|(source, _)| Some(self.sources[*source].id) != last);
         }
-        match self.draw_kind(failures, total(&free))? {
+        match self.draw_kind(failures, total(free))? {
             Draw::Best => {
                 let best = free.iter().map(|(_, rate)| *rate).max()?;
                 free.iter()
@@ -167,7 +209,7 @@ impl<K: Key> Engine<K> {
             }
             Draw::Uniform(n) => free.get(n as usize).map(|(source, _)| *source),
             Draw::Weighted(mut rest) => {
-                for (source, rate) in &free {
+                for (source, rate) in free.iter() {
                     if rest < *rate {
                         return Some(*source);
                     }
@@ -197,6 +239,7 @@ impl<K: Key> Engine<K> {
     }
 
     fn survey_any(&mut self, fetch: u32) -> Survey {
+        self.tell_now();
         let tried = self.tried_eligible(fetch);
         let tried_sound = tried
             .iter()
@@ -233,7 +276,7 @@ impl<K: Key> Engine<K> {
         }
         // Whoever is free was tried: wait for some of the others by name.
         let sound_only = untried_sound > 0 && self.config.try_backed_off;
-        Survey::Wait(Waits::of(self.some_untried(&tried, sound_only)))
+        Survey::Wait(Waits::of(&mut self.some_untried(&tried, sound_only)))
     }
 
     /// Sources that this fetch has tried in this cycle and that are still eligible, sorted.

@@ -1,5 +1,6 @@
 //! Turns: who is next, by number, round and round; and queues in which owners take turns.
 
+use crate::line::Line;
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Bound::{Excluded, Unbounded},
@@ -69,7 +70,7 @@ struct Class {
 #[derive(Clone, Debug)]
 enum Arrivals {
     One(u64, u32),
-    Many(BTreeMap<u64, u32>),
+    Many(Box<Line>),
 }
 
 impl Arrivals {
@@ -77,10 +78,13 @@ impl Arrivals {
         match self {
             Self::One(old, _) if *old == order => false,
             Self::One(old, other) => {
-                *self = Self::Many(BTreeMap::from([(*old, *other), (order, fetch)]));
+                let mut line = Box::<Line>::default();
+                line.insert(*old, *other);
+                line.insert(order, fetch);
+                *self = Self::Many(line);
                 true
             }
-            Self::Many(map) => map.insert(order, fetch).is_none(),
+            Self::Many(line) => line.insert(order, fetch),
         }
     }
 
@@ -88,24 +92,21 @@ impl Arrivals {
     fn remove(&mut self, order: u64) -> (bool, bool) {
         match self {
             Self::One(old, _) => (*old == order, *old == order),
-            Self::Many(map) => (map.remove(&order).is_some(), map.is_empty()),
+            Self::Many(line) => (line.remove(order), line.is_empty()),
         }
     }
 
     fn first(&self) -> Option<(u64, u32)> {
         match self {
             Self::One(order, fetch) => Some((*order, *fetch)),
-            Self::Many(map) => map.first_key_value().map(|(order, fetch)| (*order, *fetch)),
+            Self::Many(line) => line.first(),
         }
     }
 
     fn after(&self, order: u64) -> Option<(u64, u32)> {
         match self {
             Self::One(at, fetch) => (*at > order).then_some((*at, *fetch)),
-            Self::Many(map) => {
-                let mut rest = map.range((Excluded(order), Unbounded));
-                rest.next().map(|(order, fetch)| (*order, *fetch))
-            }
+            Self::Many(line) => line.after(order),
         }
     }
 }
@@ -231,7 +232,7 @@ impl Queue {
             .filter(|c| c.class == place.class)
             .any(|c| match c.owners.get(&place.owner) {
                 Some(Arrivals::One(order, _)) => *order == place.order,
-                Some(Arrivals::Many(map)) => map.contains_key(&place.order),
+                Some(Arrivals::Many(line)) => line.contains(place.order),
                 None => false,
             })
     }

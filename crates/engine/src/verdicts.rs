@@ -9,10 +9,11 @@ use crate::{
     output::{FetchError, HowEnded, Outcome, Output, Sources, Stage},
     plan::{Commit, OnInvalid, Plan},
     snapshot::Event,
-    state::{Answer, Body, Judgement, NONE, Part, State},
+    state::{Answer, Body, Judgement, NONE, Part, Parts, State},
 };
 
-use std::sync::Arc;
+/// Races that are kept for the fetches to come.
+const RACES_KEPT: usize = 256;
 
 impl<K: Key> Engine<K> {
     // ---- judging ----
@@ -23,7 +24,7 @@ impl<K: Key> Engine<K> {
         let race = f.race.as_mut().expect("an answer has a race");
         if f.state != State::Racing && f.state != State::Judging {
             // Decided without it meanwhile.
-            return self.discard(answer);
+            return self.discard(fetch, answer);
         }
         if f.state == State::Judging {
             race.answers.push_back(answer);
@@ -68,9 +69,9 @@ impl<K: Key> Engine<K> {
         let f = &mut self.fetches[fetch];
         f.unspoken = 0;
         let race = f.race.as_mut().expect("an answer has a race");
-        let parts: Arc<[Part]> = match &race.answer {
+        let parts = match &race.answer {
             Some(answer) => answer.parts.clone(),
-            None => Arc::from([]),
+            None => Parts::Nobodys,
         };
         let contributors = parts.iter().map(|part| part.attempt).collect();
         let plan = f.plan.clone();
@@ -198,7 +199,7 @@ impl<K: Key> Engine<K> {
         race.commit_asked = false;
         let unused = std::mem::take(&mut race.answers);
         for answer in unused {
-            self.discard(answer);
+            self.discard(fetch, answer);
         }
         self.set_state(fetch, State::Accepted);
         // Under commit-before-finish this answers nobody yet; under commit-after-serve, everybody.
@@ -310,7 +311,7 @@ impl<K: Key> Engine<K> {
         if resume {
             self.discard_body(fetch);
         } else if let Some(answer) = answer {
-            self.discard(answer);
+            self.discard(fetch, answer);
         }
         if self.fetches[fetch].waiters == 0 && self.fetches[fetch].ceiling_at <= self.now {
             return self.close(fetch);
@@ -349,7 +350,7 @@ impl<K: Key> Engine<K> {
             return;
         };
         self.judgements[judgement].late = false;
-        self.judgements[judgement].parts = Arc::from([]);
+        self.judgements[judgement].parts = Parts::Nobodys;
     }
 
     /// Waiters whose judgement came to nothing wait for the next.
@@ -400,7 +401,7 @@ impl<K: Key> Engine<K> {
         if resume {
             self.discard_body(fetch);
         } else if let Some(answer) = answer {
-            self.discard(answer);
+            self.discard(fetch, answer);
         }
         self.set_state(fetch, State::Racing);
         self.unreserve_idle(fetch);
@@ -483,7 +484,7 @@ impl<K: Key> Engine<K> {
         if resume {
             self.discard_body(fetch);
         } else if let Some(answer) = answer {
-            self.discard(answer);
+            self.discard(fetch, answer);
         }
         self.set_state(fetch, State::Racing);
         self.cycle_spent(fetch, FetchError::Commit(fault));
@@ -500,8 +501,8 @@ impl<K: Key> Engine<K> {
 
     // ---- dropping ----
 
-    fn discard(&mut self, answer: Answer) {
-        self.unreserve(answer.reserved);
+    fn discard(&mut self, fetch: u32, answer: Answer) {
+        self.unreserve(fetch, answer.reserved);
         for part in answer.parts.iter() {
             self.emit(Output::Discard {
                 attempt: part.attempt,
@@ -611,8 +612,14 @@ impl<K: Key> Engine<K> {
             &mut wake,
             crate::id::Time::FAR,
         );
-        self.unreserve(bytes);
-        self.fetches.remove(fetch);
+        self.unreserve(fetch, bytes);
+        let gone = self.fetches.remove(fetch);
+        if let Some(mut race) = gone.and_then(|f| f.race)
+            && self.races.len() < RACES_KEPT
+        {
+            race.recycle();
+            self.races.push(race);
+        }
         self.emit(Output::Retired { fetch: id });
     }
 }

@@ -81,6 +81,10 @@ impl<K: Key> Engine<K> {
             frontier: f.race.as_ref().map_or(0, |race| race.body.frontier),
             cycles: f.cycles,
             wakes: (f.wake != Time::FAR).then_some(f.wake),
+            waits_for: {
+                let named = f.waits.sources().iter();
+                named.map(|source| self.sources[*source].id).collect()
+            },
         }
     }
 

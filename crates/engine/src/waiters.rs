@@ -5,24 +5,23 @@ use crate::{
     engine::Engine,
     id::{FetchId, Key, SourceId, Time, WaiterId},
     output::{FetchError, Outcome, Output},
-    plan::{Lifetime, Targets, Want},
+    plan::{Targets, Want},
     snapshot::Event,
-    state::{Candidates, Fetch, NONE, State, Waiter, Waits},
+    state::{Candidates, Fetch, NONE, State, Waiter, Waits, outlives},
     timers::Who,
     turns::Place,
 };
+use std::time::Duration;
 
 impl<K: Key> Engine<K> {
     pub(crate) fn find_fetch(&self, key: &K) -> Option<u32> {
-        self.by_key.find(key, |slot| {
-            self.fetches.get(slot).is_some_and(|f| f.key == *key)
-        })
+        self.by_key
+            .find(self.by_key.tag(key), |slot| self.fetches[slot].key == *key)
     }
 
     pub(crate) fn find_waiter(&self, id: WaiterId) -> Option<u32> {
-        self.by_waiter.find(&id, |slot| {
-            self.waiters.get(slot).is_some_and(|w| w.id == id)
-        })
+        self.by_waiter
+            .find(self.by_waiter.tag(&id), |slot| self.waiters[slot].id == id)
     }
 
     // ---- coming ----
@@ -76,6 +75,7 @@ impl<K: Key> Engine<K> {
         };
         self.arrivals += 1;
         let plan = want.plan;
+        let question = self.is_small(plan.body_bytes_max);
         let fetch = self.fetches.insert(Fetch {
             key: key.clone(),
             state: State::Selecting,
@@ -86,24 +86,22 @@ impl<K: Key> Engine<K> {
             place,
             candidates: Candidates::Unranked,
             waits: Waits::Nowhere,
+            question,
             flexible: false,
             first_waiter: NONE,
             last_waiter: NONE,
             waiters: 0,
             unspoken: 0,
             cycles: 0,
-            lifetime: plan.lifetime,
+            outlives: outlives(plan.lifetime),
             not_before: plan.not_before.unwrap_or(Time::ZERO),
             paused_until: Time::ZERO,
             ceiling_at: Time::FAR,
             wake: Time::FAR,
             race: None,
-            parked_bytes: 0,
             plan,
         });
-        let fetches = &self.fetches;
-        self.by_key
-            .insert(&key, fetch, |slot, hash| hash(&fetches[slot].key));
+        self.by_key.insert(self.by_key.tag(&key), fetch);
         let fetch_id = self.fetch_id(fetch);
         self.emit(Output::Opened {
             fetch: fetch_id,
@@ -116,7 +114,7 @@ impl<K: Key> Engine<K> {
 
     fn join(&mut self, fetch: u32, id: WaiterId, want: Want) {
         let f = &mut self.fetches[fetch];
-        f.lifetime = f.lifetime.longer(want.plan.lifetime);
+        f.outlives = f.outlives.max(outlives(want.plan.lifetime));
         f.commit = f.commit.max(want.plan.commit);
         f.ceiling_at = Time::FAR;
         let earlier = want.plan.not_before.unwrap_or(Time::ZERO) < f.not_before;
@@ -130,7 +128,11 @@ impl<K: Key> Engine<K> {
         self.add_waiter(fetch, id, want.priority, want.deadline);
         match state {
             State::Draining => self.revive(fetch, want),
-            State::Accepted => self.settle(fetch),
+            State::Accepted => {
+                // If the answer is not good enough for this one, it is fetched anew, from these too.
+                self.retarget(fetch, want.targets, false);
+                self.settle(fetch);
+            }
             _ => {
                 let widened = self.retarget(fetch, want.targets, false);
                 if earlier && state == State::Paused && self.fetches[fetch].cycles == 0 {
@@ -153,7 +155,7 @@ impl<K: Key> Engine<K> {
         if f.plan.resume == want.plan.resume {
             f.plan = want.plan;
         }
-        f.lifetime = f.plan.lifetime;
+        f.outlives = outlives(f.plan.lifetime);
         f.commit = f.plan.commit;
         f.cycles = 0;
         f.place.owner = want.owner;
@@ -193,9 +195,7 @@ impl<K: Key> Engine<K> {
         f.waiters += 1;
         f.unspoken += 1;
         f.at_top += u32::from(priority == f.priority);
-        let waiters = &self.waiters;
-        self.by_waiter
-            .insert(&id, waiter, |slot, hash| hash(&waiters[slot].id));
+        self.by_waiter.insert(self.by_waiter.tag(&id), waiter);
         if let Some(deadline) = deadline {
             self.timers.arm(
                 Who::Waiter(waiter),
@@ -294,24 +294,26 @@ impl<K: Key> Engine<K> {
         }
     }
 
-    pub(crate) fn ranked(&mut self, id: FetchId, ranked: Vec<SourceId>) {
+    pub(crate) fn ranked(&mut self, id: FetchId, mut list: Vec<SourceId>) {
         let Some(fetch) = self.fetches.find(id.0) else {
             return self.late();
         };
         if self.fetches[fetch].state != State::Selecting {
             return self.late();
         }
+        // Each once, and no more than allowed; in the list as it came, for there are many of them.
         let max = self.config.candidates_max as usize;
-        let mut list: Vec<SourceId> = Vec::with_capacity(ranked.len().min(max));
-        for source in ranked {
-            if list.len() >= max {
-                break;
-            }
-            if !list.contains(&source) {
-                list.push(source);
+        let mut kept = 0;
+        for at in 0..list.len() {
+            let source = list[at];
+            if kept < max && !list[..kept].contains(&source) {
+                list[kept] = source;
+                kept += 1;
             }
         }
-        self.fetches[fetch].candidates = Candidates::Ranked(list.into());
+        list.truncate(kept);
+        list.shrink_to_fit();
+        self.fetches[fetch].candidates = Candidates::Ranked(list);
         self.enqueue(fetch);
     }
 
@@ -411,7 +413,7 @@ impl<K: Key> Engine<K> {
             .expect("a waiter that was found");
         self.timers
             .arm(Who::Waiter(waiter), &mut w.deadline, Time::FAR);
-        self.by_waiter.remove(&w.id, waiter);
+        self.by_waiter.remove(self.by_waiter.tag(&w.id), waiter);
         let f = &mut self.fetches[w.fetch];
         f.waiters -= 1;
         f.unspoken -= u32::from(!w.spoken);
@@ -431,10 +433,10 @@ impl<K: Key> Engine<K> {
     pub(crate) fn departed(&mut self, fetch: u32) {
         let f = &mut self.fetches[fetch];
         if f.waiters == 0 {
-            match f.lifetime {
-                Lifetime::WhileWanted => self.cancel(fetch),
-                Lifetime::Detached { ceiling } => {
-                    f.ceiling_at = self.now.after(ceiling);
+            match f.outlives {
+                None => self.cancel(fetch),
+                Some(nanos) => {
+                    f.ceiling_at = self.now.after(Duration::from_nanos(nanos.get()));
                     if planted!("ceiling-ignored") {
                         f.ceiling_at = Time::FAR;
                     }
@@ -482,6 +484,6 @@ impl<K: Key> Engine<K> {
         self.untarget_all(fetch);
         let f = &mut self.fetches[fetch];
         f.listed = false;
-        self.by_key.remove(&f.key, fetch);
+        self.by_key.remove(self.by_key.tag(&f.key), fetch);
     }
 }

@@ -262,6 +262,93 @@ fn c02_tokens_come_at_their_rate() {
     }
 }
 
+fn sized(bytes: u64) -> Want {
+    any(Plan {
+        body_bytes_max: bytes,
+        ..Plan::default()
+    })
+}
+
+#[test]
+fn c02_questions_go_past_who_waits_for_bytes() {
+    let config = Config {
+        bytes_max: 1 << 20,
+        ..config()
+    };
+    let mut rig = Rig::up(config, &[1]);
+    rig.want(1, 1, sized(600 << 10));
+    let first = rig.start();
+    rig.want(2, 2, sized(600 << 10));
+    rig.no_start();
+    for key in 3..10 {
+        rig.want(u64::from(key), key, sized(1));
+        assert_ne!(
+            rig.start().fetch,
+            first.fetch,
+            "a question is asked at once"
+        );
+    }
+    rig.want(10, 10, sized(100 << 10));
+    rig.no_start();
+    rig.fail(first.attempt);
+    assert_eq!(rig.starts().len(), 2, "the bodies in their turns");
+}
+
+#[test]
+fn i07_questions_starve_nobody_who_waits_for_bytes() {
+    let config = Config {
+        bytes_max: 1 << 20,
+        ..config()
+    };
+    let mut rig = Rig::up(config, &[1]);
+    rig.want(1, 1, sized(1));
+    let earlier = rig.start();
+    rig.want(2, 2, sized(1 << 19));
+    let body = rig.start();
+    // Needs all the memory there is.
+    rig.want(3, 3, sized(1 << 20));
+    rig.no_start();
+    rig.want(4, 4, sized(1));
+    let question = rig.start();
+    rig.fail(body.attempt);
+    // Only questions are in its way now: no more of them, or there would be one always.
+    rig.want(5, 5, sized(1));
+    rig.no_start();
+    rig.fail(earlier.attempt);
+    rig.no_start();
+    rig.fail(question.attempt);
+    let large = rig.start();
+    assert_eq!(rig.engine.key(large.fetch), Some(&3));
+    rig.no_start();
+    rig.fail(large.attempt);
+    let waited = rig.start();
+    assert_eq!(rig.engine.key(waited.fetch), Some(&5));
+}
+
+#[test]
+fn regression_bytes_beyond_the_length_that_another_source_named_are_discarded() {
+    let plan = Plan {
+        growth: FanoutGrowth::Fixed(nz(2)),
+        resume: true,
+        ..Plan::default()
+    };
+    let mut rig = Rig::with(&[1, 2]);
+    rig.want(1, 1, any(plan));
+    let starts = rig.starts();
+    for (start, total) in [(&starts[0], None), (&starts[1], Some(2))] {
+        rig.feed(Input::Opened {
+            attempt: start.attempt,
+            identity: 1,
+            total,
+        });
+    }
+    // By now the driver has appended them: whichever brings the next byte appends.
+    rig.progress(starts[0].attempt, 4);
+    assert_eq!(rig.discards(), [starts[0].attempt]);
+    assert_eq!(rig.aborts().len(), 2);
+    assert_eq!(rig.start().from_byte, 0, "the body starts anew");
+}
+
 #[test]
 fn c02_bytes_are_reserved() {
     let config = Config {

@@ -232,6 +232,28 @@ fn c07_a_pending_verdict_holds_up_nobody_else_and_the_deadline_bounds_it() {
     rig.complete(other.attempt, 10);
 }
 
+#[test]
+fn regression_targets_of_a_late_joiner_count_when_it_is_fetched_anew_for_it() {
+    let plan = Plan {
+        commit: Commit::BeforeFinish,
+        ..persistent()
+    };
+    let mut rig = Rig::with(&[1, 2]);
+    rig.want(1, 1, only(&[1], plan.clone()));
+    let start = rig.start();
+    rig.complete(start.attempt, 1);
+    let first = rig.judge();
+    rig.judged(first.judgement, Verdict::Valid);
+    assert_eq!(rig.commits(), [start.fetch]);
+    rig.want(2, 1, only(&[2], plan));
+    let late = rig.judge();
+    assert_eq!(late.waiters, [2]);
+    rig.judged(late.judgement, Verdict::Partial);
+    rig.committed(start.fetch, Ok(()));
+    assert_eq!(rig.finished(), [(1, Ok(vec![1]))]);
+    assert_eq!(rig.start().source, 2, "who may serve the late one is asked");
+}
+
 // 8. Persist.
 
 fn committing(commit: Commit) -> Plan {

@@ -386,9 +386,11 @@ impl Model {
                 Phase::Queued => !self.attempts.is_empty() || self.engine.poll_timeout().is_some(),
                 Phase::Parked => {
                     let open = self.up.iter().any(|s| !self.blocked.contains(s));
-                    // Those that may serve it may all be absent, while others are there.
-                    let absent = |s: &SourceView| !s.up || s.blocked.is_some();
-                    let stands = snapshot.sources.iter().any(|s| absent(s) && s.queued > 0);
+                    // Those that may serve it may all be absent, while others are there: then it
+                    // stands in the queue of each, which is how it learns that one has come.
+                    let absent =
+                        |s: &SourceId| !self.up.contains(&s.0) || self.blocked.contains(&s.0);
+                    let stands = !fetch.waits_for.is_empty() && fetch.waits_for.iter().all(absent);
                     fetch.wakes.is_some() || !open || stands
                 }
             };
