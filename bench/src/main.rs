@@ -53,14 +53,25 @@ enum Name {
     Engine,
     /// The disk store's index after a restart.
     Index,
-    /// Resident memory under a stampede.
+    /// Resident memory under a stampede, and with idle connections.
     Memory,
     /// All of them.
     All,
 }
 
+/// Thousands of connections are as many files here.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        eprintln!("the limit of open files cannot be raised: {error}");
+    }
+}
+
 fn main() -> ExitCode {
     let args = Args::parse();
+    raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

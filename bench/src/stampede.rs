@@ -34,6 +34,7 @@ struct Case {
 struct Measured {
     outcome: Outcome,
     origin: Counts,
+    hedges: f64,
 }
 
 /// Runs all peers in turns; for each the runs it had.
@@ -54,6 +55,7 @@ async fn measure(run: &Run, case: &Case, expected: &Bytes) -> BTreeMap<Kind, Vec
             all.entry(kind).or_default().push(Measured {
                 outcome,
                 origin: origin.counts(),
+                hedges: peer.metric("gannet_fetch_hedges_total").await,
             });
         }
     }
@@ -143,6 +145,8 @@ pub(crate) async fn run(run: &Run) -> Section {
                 1.0,
                 "x",
             );
+            let hedges = value(Kind::Gannet, |m| m.hedges).unwrap_or(0.0);
+            section.target(&format!("{title}: hedges"), hedges, 0.0, "");
             let right = value(Kind::Gannet, |m| m.outcome.right as f64).unwrap_or(0.0);
             section.target(
                 &format!("{title}: clients not served"),
