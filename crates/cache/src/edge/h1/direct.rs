@@ -188,7 +188,7 @@ async fn send(
             Next::End => return Ok(true),
             Next::Cut => return Ok(false),
         }
-        tokio::task::coop::consume_budget().await;
+        tokio::task::yield_now().await;
     }
 }
 

@@ -13,6 +13,8 @@ use std::{
 /// How much one `sendfile` sends at most: no connection holds a worker thread for longer than it takes
 /// to copy that.
 const SENDFILE_MAX: u64 = 1 << 20;
+/// How much one connection sends before others get their turn: a millisecond's worth.
+const YIELD_BYTES: u64 = 4 << 20;
 /// Slices of one `sendmsg`.
 pub(super) const SLICES_MAX: usize = 32;
 
@@ -69,7 +71,7 @@ pub(super) async fn send_file(
     range: Range<u64>,
     copy: Option<&Blob>,
 ) -> io::Result<()> {
-    let mut at = range.start;
+    let (mut at, mut unyielding) = (range.start, 0);
     while at < range.end {
         let count = usize::try_from((range.end - at).min(SENDFILE_MAX)).unwrap_or(usize::MAX);
         let sent = socket
@@ -83,7 +85,12 @@ pub(super) async fn send_file(
             }
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        tokio::task::coop::consume_budget().await;
+        unyielding += sent as u64;
+        if unyielding >= YIELD_BYTES {
+            // A client that reads as fast as we send must not keep the others waiting.
+            unyielding = 0;
+            tokio::task::yield_now().await;
+        }
     }
     Ok(())
 }
