@@ -18,6 +18,8 @@ pub(crate) struct Run {
     pub(crate) quick: bool,
     pub(crate) repeats: usize,
     pub(crate) only: Option<Vec<Kind>>,
+    /// Only cases whose titles contain this.
+    pub(crate) case: Option<String>,
     pub(crate) gannet: Option<PathBuf>,
 }
 

@@ -92,7 +92,11 @@ pub(crate) async fn run(run: &Run) -> Section {
         },
     ];
     let content = content::bytes(1, 0, 0, large.max(small) as usize);
-    for (index, case) in cases.iter().enumerate() {
+    let asked = |case: &&Case| {
+        let text = run.case.as_deref().unwrap_or_default();
+        case.title.contains(text)
+    };
+    for case in cases.iter().filter(asked) {
         let expected = content.slice(..case.size as usize);
         let measured = measure(run, case, &expected).await;
         let heads = [
@@ -138,7 +142,7 @@ pub(crate) async fn run(run: &Run) -> Section {
         let Some(bytes) = value(Kind::Gannet, |m| m.origin.bytes as f64) else {
             continue;
         };
-        if index < 2 {
+        if case.range.is_none() {
             section.target(
                 &format!("{title}: origin bytes over the object's"),
                 bytes / case.size as f64,
