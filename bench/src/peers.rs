@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 use gannet_testkit::{
+    client,
     origin::Origin,
     peers::{Nginx, NginxCache, Varnish},
     process::{Process, free_port},
@@ -17,6 +18,8 @@ pub(crate) struct Run {
     pub(crate) quick: bool,
     pub(crate) repeats: usize,
     pub(crate) only: Option<Vec<Kind>>,
+    /// Only cases whose titles contain this.
+    pub(crate) case: Option<String>,
     pub(crate) gannet: Option<PathBuf>,
 }
 
@@ -63,7 +66,11 @@ impl Kind {
 /// One that runs.
 #[derive(Debug)]
 pub(crate) enum Peer {
-    Gannet { process: Process, url: String },
+    Gannet {
+        process: Process,
+        url: String,
+        ops: String,
+    },
     Nginx(Nginx),
     Varnish(Varnish),
 }
@@ -72,6 +79,17 @@ impl Peer {
     /// Starts it, empty. `memory_mib` is Gannet's memory tier, on top of 16 GiB of disk; Varnish has
     /// 6 GiB of memory and no disk, nginx 64 GiB of disk.
     pub(crate) fn start(run: &Run, kind: Kind, origin: &Origin, memory_mib: u64) -> Self {
+        Self::start_with(run, kind, origin, memory_mib, true)
+    }
+
+    /// The same, with or without Gannet's disk.
+    pub(crate) fn start_with(
+        run: &Run,
+        kind: Kind,
+        origin: &Origin,
+        memory_mib: u64,
+        disk: bool,
+    ) -> Self {
         let nginx = |slice_bytes, sendfile| {
             let options = NginxCache {
                 origin: origin.addr(),
@@ -82,7 +100,7 @@ impl Peer {
             Self::Nginx(Nginx::cache(&options))
         };
         match kind {
-            Kind::Gannet => Self::gannet(run, origin, memory_mib),
+            Kind::Gannet => Self::gannet(run, origin, memory_mib, disk),
             Kind::NginxSlice => nginx(Some(CHUNK), true),
             Kind::NginxSliceCopy => nginx(Some(CHUNK), false),
             Kind::NginxWhole => nginx(None, true),
@@ -90,7 +108,7 @@ impl Peer {
         }
     }
 
-    fn gannet(run: &Run, origin: &Origin, memory_mib: u64) -> Self {
+    fn gannet(run: &Run, origin: &Origin, memory_mib: u64, disk: bool) -> Self {
         let data = tempfile::tempdir().expect("a temporary directory");
         let (edge, ops) = (free_port(), free_port());
         let url = format!("http://127.0.0.1:{edge}");
@@ -106,23 +124,24 @@ impl Peer {
             ])
             .args(["--listen", &format!("127.0.0.1:{edge}"), "--anonymous"])
             .args(["--ops-listen", &format!("127.0.0.1:{ops}")])
-            .args([
-                "--disk-max",
-                "16GiB",
-                "--memory-max",
-                &format!("{memory_mib}MiB"),
-            ])
-            .args(["--chunk-size", "8MiB", "--log-level", "warn"])
-            .arg("--data")
-            .arg(data.path());
+            .args(["--memory-max", &format!("{memory_mib}MiB")])
+            .args(["--chunk-size", "8MiB", "--log-level", "warn"]);
+        if disk {
+            command
+                .args(["--disk-max", "16GiB", "--data"])
+                .arg(data.path());
+        } else {
+            command.args(["--disk-max", "0"]);
+        }
         // A profiler, or other settings, for trials by hand.
         if let Some(more) = std::env::var_os("GANNET_BENCH_ARGS") {
             command.args(more.to_string_lossy().split_whitespace());
         }
         let mut process = Process::spawn("gannet", &mut command);
         process.keep(data);
-        process.until_http(&format!("http://127.0.0.1:{ops}/readyz"));
-        Self::Gannet { process, url }
+        let ops = format!("http://127.0.0.1:{ops}");
+        process.until_http(&format!("{ops}/readyz"));
+        Self::Gannet { process, url, ops }
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -131,6 +150,19 @@ impl Peer {
             Self::Nginx(nginx) => nginx.url(),
             Self::Varnish(varnish) => varnish.url(),
         }
+    }
+
+    /// The sum of Gannet's metrics whose names and labels begin so; 0 for others.
+    pub(crate) async fn metric(&self, prefix: &str) -> f64 {
+        let Self::Gannet { ops, .. } = self else {
+            return 0.0;
+        };
+        let page = client::get(&format!("{ops}/metrics"), &[]).await;
+        let text = page.map(|page| page.text()).unwrap_or_default();
+        text.lines()
+            .filter(|line| line.starts_with(prefix))
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+            .sum()
     }
 
     pub(crate) fn process(&self) -> &Process {

@@ -116,7 +116,7 @@ impl Section {
         }
         println!("## {}\n\n{}", self.name, self.text);
         if quick {
-            println!("(a quick run: too small to mean anything, and not kept)");
+            println!("(a quick run or a part: not kept)");
         } else {
             keep(self.name, &self.text, repeats);
         }

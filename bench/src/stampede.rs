@@ -34,6 +34,7 @@ struct Case {
 struct Measured {
     outcome: Outcome,
     origin: Counts,
+    hedges: f64,
 }
 
 /// Runs all peers in turns; for each the runs it had.
@@ -54,6 +55,7 @@ async fn measure(run: &Run, case: &Case, expected: &Bytes) -> BTreeMap<Kind, Vec
             all.entry(kind).or_default().push(Measured {
                 outcome,
                 origin: origin.counts(),
+                hedges: peer.metric("gannet_fetch_hedges_total").await,
             });
         }
     }
@@ -90,7 +92,11 @@ pub(crate) async fn run(run: &Run) -> Section {
         },
     ];
     let content = content::bytes(1, 0, 0, large.max(small) as usize);
-    for (index, case) in cases.iter().enumerate() {
+    let asked = |case: &&Case| {
+        let text = run.case.as_deref().unwrap_or_default();
+        case.title.contains(text)
+    };
+    for case in cases.iter().filter(asked) {
         let expected = content.slice(..case.size as usize);
         let measured = measure(run, case, &expected).await;
         let heads = [
@@ -136,13 +142,15 @@ pub(crate) async fn run(run: &Run) -> Section {
         let Some(bytes) = value(Kind::Gannet, |m| m.origin.bytes as f64) else {
             continue;
         };
-        if index < 2 {
+        if case.range.is_none() {
             section.target(
                 &format!("{title}: origin bytes over the object's"),
                 bytes / case.size as f64,
                 1.0,
                 "x",
             );
+            let hedges = value(Kind::Gannet, |m| m.hedges).unwrap_or(0.0);
+            section.target(&format!("{title}: hedges"), hedges, 0.0, "");
             let right = value(Kind::Gannet, |m| m.outcome.right as f64).unwrap_or(0.0);
             section.target(
                 &format!("{title}: clients not served"),

@@ -25,8 +25,10 @@ use crate::{
     transport::{Finals, OriginTransport, Reply, UnderWay, Ways},
     types::{
         BucketEntry, ByteStream, ListPage, ListQuery, ObjectError, ObjectMeta, ObjectName, Segment,
+        SegmentStream,
     },
 };
+use futures_util::StreamExt as _;
 use gannet::{
     FetchError, Fetcher,
     engine::{self, Limits, Plan, Scope},
@@ -313,6 +315,31 @@ impl Core {
         })
     }
 
+    /// Bytes `range` of the version that `meta` describes.
+    async fn read(
+        self: &Arc<Self>,
+        name: &ObjectName,
+        meta: &ObjectMeta,
+        range: Range<u64>,
+        context: &RequestContext,
+        files: bool,
+    ) -> Result<SegmentStream, ObjectError> {
+        if range.start > range.end || range.end > meta.size {
+            return Err(ObjectError::InvalidRange { size: meta.size });
+        }
+        if range.is_empty() {
+            return Ok(Box::pin(futures_util::stream::empty()));
+        }
+        let version = self.version(name, meta);
+        let opened = read::open(self, &version, range.clone(), context, files).await;
+        match &opened {
+            Ok(_) => self.follow(&version, &range, context.owner),
+            Err(ObjectError::EtagChanged) => self.ways.metrics.changed(),
+            Err(_) => {}
+        }
+        opened
+    }
+
     /// What the client is told of a failed fetch.
     pub(crate) fn object_error(&self, error: &FetchError) -> ObjectError {
         object_error(error, |source| self.ways.sources.is_primary(source))
@@ -415,21 +442,23 @@ impl Backend for ReadPath {
         context: &'a RequestContext,
     ) -> BoxFuture<'a, Result<ByteStream, ObjectError>> {
         Box::pin(async move {
-            if range.start > range.end || range.end > meta.size {
-                return Err(ObjectError::InvalidRange { size: meta.size });
-            }
-            if range.is_empty() {
-                return Ok(Box::pin(futures_util::stream::empty()) as ByteStream);
-            }
-            let version = self.0.version(name, meta);
-            let opened = read::open(&self.0, &version, range.clone(), context).await;
-            match &opened {
-                Ok(_) => self.0.follow(&version, &range, context.owner),
-                Err(ObjectError::EtagChanged) => self.0.ways.metrics.changed(),
-                Err(_) => {}
-            }
-            opened
+            let segments = self.0.read(name, meta, range, context, false).await?;
+            let bytes = segments.map(|segment| match segment? {
+                Segment::Bytes(bytes) => Ok(bytes),
+                Segment::File { .. } => Err(ObjectError::Internal("a file unasked for".into())),
+            });
+            Ok(Box::pin(bytes) as ByteStream)
         })
+    }
+
+    fn read_segments<'a>(
+        &'a self,
+        name: &'a ObjectName,
+        meta: &'a Arc<ObjectMeta>,
+        range: Range<u64>,
+        context: &'a RequestContext,
+    ) -> BoxFuture<'a, Result<SegmentStream, ObjectError>> {
+        Box::pin(self.0.read(name, meta, range, context, true))
     }
 
     fn cached_head(&self, name: &ObjectName) -> Option<Arc<ObjectMeta>> {
@@ -476,6 +505,7 @@ impl Backend for ReadPath {
                 segments.push(Segment::File {
                     file: view.file,
                     range: view.offset + within.start..view.offset + within.end,
+                    copy: Some(blob),
                 });
             }
             tiers.push(tier);

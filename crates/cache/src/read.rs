@@ -5,7 +5,8 @@
 //! its chunks carry the one etag it was opened with.
 //!
 //! A chunk that is being fetched is read as the origin delivers it, from the byte that is wanted. A
-//! reader too slow for the memory that such bodies may take continues from the store.
+//! reader too slow for the memory that such bodies may take continues from the store; and one that can
+//! send files does so as soon as the chunk is committed, since what is in a file need not be copied.
 
 use crate::{
     ahead::Ahead,
@@ -14,12 +15,12 @@ use crate::{
     key::{CacheKey, ChunkKey, Version},
     plans,
     readahead::window,
-    types::{ByteStream, ObjectError},
+    tiers::FILE_BYTES_MIN,
+    types::{ObjectError, Segment, SegmentStream},
 };
-use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use gannet::{BodyReader, StreamError};
-use gannet_store::{BlobStream, StoreError};
+use gannet_store::{Blob, BlobStream, Place, StoreError};
 use std::{ops::Range, sync::Arc};
 
 /// So often in a row a chunk is opened without a byte coming of it before the read fails: a stored
@@ -27,18 +28,20 @@ use std::{ops::Range, sync::Arc};
 const FRUITLESS_MAX: u32 = 3;
 
 /// Opens a range (not empty, within the object) of a version; resolves when its first byte is at
-/// hand.
+/// hand. Segments in files come only if `files` says that the caller can send them.
 pub(crate) async fn open(
     core: &Arc<Core>,
     version: &Arc<Version>,
     range: Range<u64>,
     context: &RequestContext,
-) -> Result<ByteStream, ObjectError> {
+    files: bool,
+) -> Result<SegmentStream, ObjectError> {
     let mut reader = ObjectReader {
         core: Arc::clone(core),
         version: Arc::clone(version),
         range,
         context: context.clone(),
+        files,
         chunk: None,
         aheads: Vec::new(),
         looks_ahead: false,
@@ -68,6 +71,8 @@ struct ObjectReader {
     /// What is still to be read.
     range: Range<u64>,
     context: RequestContext,
+    /// Whether the caller can send files.
+    files: bool,
     /// The chunk that is being read.
     chunk: Option<Chunk>,
     /// The chunks behind it.
@@ -80,14 +85,25 @@ struct ObjectReader {
 enum Chunk {
     /// From a store.
     Held(BlobStream),
+    /// From a file, which the caller sends: one segment.
+    File(Blob),
     /// As it arrives.
-    Arriving(Box<BodyReader>),
+    Arriving(Box<Arriving>),
+}
+
+/// A chunk that is being fetched.
+struct Arriving {
+    body: BodyReader,
+    /// Where it will be committed.
+    place: Place,
+    len: u64,
 }
 
 impl ObjectReader {
     /// The next bytes.
-    async fn next(&mut self) -> Option<Result<Bytes, ObjectError>> {
+    async fn next(&mut self) -> Option<Result<Segment, ObjectError>> {
         while !self.range.is_empty() {
+            self.take_file();
             let chunk = match &mut self.chunk {
                 Some(chunk) => chunk,
                 None => match self.open_chunk().await {
@@ -97,7 +113,15 @@ impl ObjectReader {
             };
             let item = match chunk {
                 Chunk::Held(stream) => stream.next().await.map(|item| item.map_err(Broke::from)),
-                Chunk::Arriving(body) => body.next().await.map(|item| item.map_err(Broke::from)),
+                Chunk::File(blob) => {
+                    let blob = blob.clone();
+                    self.chunk = None;
+                    return Some(self.file_segment(blob));
+                }
+                Chunk::Arriving(arriving) => {
+                    let item = arriving.body.next().await;
+                    item.map(|item| item.map_err(Broke::from))
+                }
             };
             match item {
                 Some(Ok(bytes)) if !bytes.is_empty() => {
@@ -106,7 +130,7 @@ impl ObjectReader {
                     if self.range.start.is_multiple_of(self.version.chunk_size) {
                         self.chunk = None;
                     }
-                    return Some(Ok(bytes));
+                    return Some(Ok(Segment::Bytes(bytes)));
                 }
                 Some(Ok(_)) => {}
                 ended => {
@@ -118,6 +142,46 @@ impl ObjectReader {
             }
         }
         None
+    }
+
+    /// Reads on from the file of a chunk that was committed meanwhile. Only if the body that is being
+    /// read is the one that was committed: it is complete, and has not begun anew since.
+    fn take_file(&mut self) {
+        let Some(Chunk::Arriving(arriving)) = &self.chunk else {
+            return;
+        };
+        let left = self.chunk_end() - self.range.start;
+        if !self.files || left < FILE_BYTES_MIN {
+            return;
+        }
+        let tiers = &self.core.ways.tiers;
+        if let Some((_, blob)) = tiers.held_on_disk(&arriving.place, arriving.len)
+            && arriving.body.is_complete()
+        {
+            self.chunk = Some(Chunk::File(blob));
+        }
+    }
+
+    /// Where the wanted part of the chunk ends in which the next byte lies.
+    fn chunk_end(&self) -> u64 {
+        let size = self.version.chunk_size;
+        self.range.end.min((self.range.start / size + 1) * size)
+    }
+
+    /// All that is wanted of the chunk in which the next byte lies, in the file that it is.
+    fn file_segment(&mut self, blob: Blob) -> Result<Segment, ObjectError> {
+        let (start, end) = (self.range.start, self.chunk_end());
+        let view = blob
+            .file()
+            .ok_or_else(|| ObjectError::Internal("a chunk in a file without a file".into()))?;
+        let base = view.offset + start % self.version.chunk_size;
+        self.range.start = end;
+        self.fruitless = 0;
+        Ok(Segment::File {
+            file: view.file,
+            range: base..base + (end - start),
+            copy: Some(blob),
+        })
     }
 
     /// Whether to open the chunk again where it ended before its last byte.
@@ -165,6 +229,9 @@ impl ObjectReader {
             tracing::debug!(%request, ?chunk, tier = tier.name(), "hit");
             ways.metrics.hit(tier);
             ways.tiers.promote(&place, tier, &blob);
+            if self.files && within.end - within.start >= FILE_BYTES_MIN && blob.file().is_some() {
+                return Ok(Chunk::File(blob));
+            }
             let stream = blob.stream(within);
             return stream
                 .map(Chunk::Held)
@@ -172,6 +239,7 @@ impl ObjectReader {
         }
         ways.metrics.miss();
         tracing::debug!(%request, ?chunk, ?within, "miss");
+        let len = chunk.len();
         let key = CacheKey::Chunk(chunk);
         let fetch = self
             .core
@@ -182,7 +250,11 @@ impl ObjectReader {
         let fetch = fetch.plan(self.core.plans.chunk(all.end - all.start));
         let fetch = fetch.priority(plans::DEMAND).owner(self.context.owner);
         let streaming = self.core.in_turn(&key, fetch.into_future()).await?;
-        Ok(Chunk::Arriving(Box::new(streaming.body)))
+        Ok(Chunk::Arriving(Box::new(Arriving {
+            body: streaming.body,
+            place,
+            len,
+        })))
     }
 
     /// Fetches the next chunks of the range while this one is sent. Gives the window that this one

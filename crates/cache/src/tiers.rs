@@ -7,8 +7,9 @@
 //!
 //! Promotion: what comes from the shared store is put in memory and on disk, as what comes from the
 //! origin is. What is on disk goes to memory too if it is small, where opening a file costs more than
-//! sending it; a large chunk is sent from the page cache as fast as from memory, and would push a
-//! thousand small ones out.
+//! sending it. A large chunk is not kept in memory beside a disk that holds it: the page cache has it
+//! anyway, `sendfile` sends it from there without a copy, and it would push a thousand small ones out.
+//! Memory takes large chunks where there is no disk, or the disk could not.
 
 use crate::metrics::{Metrics, Tier};
 use bytes::Bytes;
@@ -19,8 +20,11 @@ use std::sync::{
 };
 use tokio::time::{Duration, Instant};
 
-/// Blobs up to this size are copied from disk to memory when they are read.
-const PROMOTED_BYTES_MAX: u64 = 256 << 10;
+/// Blobs up to this size are kept in memory also where the disk holds them.
+const SMALL_BYTES_MAX: u64 = 256 << 10;
+
+/// Parts of files from this size on are left to `sendfile`; shorter ones are not worth its call.
+pub(crate) const FILE_BYTES_MIN: u64 = 16 << 10;
 
 /// After the shared store failed, it is left alone for so long.
 const BREAKER_PAUSE: Duration = Duration::from_secs(5);
@@ -54,11 +58,20 @@ impl Tiers {
     /// The chunk, if it can be served this instant. Never blocks; counts nothing.
     pub(crate) fn held(&self, place: &Place, len: u64) -> Option<(Tier, Blob)> {
         let fits = |blob: Blob| check_len(blob, place, len);
-        if let Some(blob) = self.memory.held(place).and_then(fits) {
-            return Some((Tier::Memory, blob));
+        let memory = || Some((Tier::Memory, self.memory.held(place).and_then(fits)?));
+        let disk = || self.held_on_disk(place, len);
+        // Whichever is likely to have it, and is cheaper to send from.
+        if len > SMALL_BYTES_MAX {
+            disk().or_else(memory)
+        } else {
+            memory().or_else(disk)
         }
-        let blob = self.disk.as_ref()?.held(place).and_then(fits)?;
-        Some((Tier::Disk, blob))
+    }
+
+    /// The chunk in a verified file that can be sent this instant. Never blocks; counts nothing.
+    pub(crate) fn held_on_disk(&self, place: &Place, len: u64) -> Option<(Tier, Blob)> {
+        let blob = self.disk.as_ref()?.held(place)?;
+        Some((Tier::Disk, check_len(blob, place, len)?))
     }
 
     /// The chunk from memory or disk, verified on the way if need be; counts nothing. A disk that
@@ -104,7 +117,7 @@ impl Tiers {
 
     /// Copies a small blob from disk to memory, in the background.
     pub(crate) fn promote(&self, place: &Place, tier: Tier, blob: &Blob) {
-        if tier != Tier::Disk || blob.len() > PROMOTED_BYTES_MAX {
+        if tier != Tier::Disk || blob.len() > SMALL_BYTES_MAX {
             return;
         }
         let (memory, place, blob) = (Arc::clone(&self.memory), place.clone(), blob.clone());
@@ -124,7 +137,11 @@ impl Tiers {
         segments: &[Bytes],
         from_shared: bool,
     ) -> Result<Put, StoreError> {
-        let memory = self.memory.put(place, segments.to_vec()).await;
+        let len: u64 = segments.iter().map(|segment| segment.len() as u64).sum();
+        let mut memory = None;
+        if self.disk.is_none() || len <= SMALL_BYTES_MAX {
+            memory = Some(self.memory.put(place, segments.to_vec()).await);
+        }
         let disk = async {
             match &self.disk {
                 Some(disk) => Some(disk.put(place, segments.to_vec()).await),
@@ -153,7 +170,12 @@ impl Tiers {
                 tracing::warn!(%place, ?tier, %error, "a chunk could not be stored");
             }
         }
-        disk.or(shared).unwrap_or(memory)
+        if memory.is_none() && !matches!(disk, Some(Ok(_))) {
+            memory = Some(self.memory.put(place, segments.to_vec()).await);
+        }
+        disk.or(shared)
+            .or(memory)
+            .unwrap_or(Err(StoreError::Closed))
     }
 
     /// Removes a chunk from all tiers.

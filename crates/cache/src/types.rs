@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use futures_core::Stream;
+use gannet_store::Blob;
 use http::HeaderMap;
 use std::{fmt, fs::File, ops::Range, pin::Pin, sync::Arc, time::SystemTime};
 
@@ -36,6 +37,9 @@ pub struct ObjectMeta {
 
 /// Bytes as they arrive.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, ObjectError>> + Send>>;
+
+/// Parts as they arrive, or as they are found.
+pub type SegmentStream = Pin<Box<dyn Stream<Item = Result<Segment, ObjectError>> + Send>>;
 
 /// A listing that a client asks for, V1 or V2, in V2's words.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -141,6 +145,8 @@ pub enum Segment {
         file: Arc<File>,
         /// Where the bytes lie in it.
         range: Range<u64>,
+        /// The stored copy that it is, to be condemned if the file turns out to be short.
+        copy: Option<Blob>,
     },
 }
 

@@ -98,6 +98,12 @@ impl BodyReader {
         poll_fn(|cx| self.poll_bytes(cx)).await
     }
 
+    /// Whether all bytes of the datum have come, and none that was read was of another version: what
+    /// the store has of a fetch that ended so is what is read here.
+    pub fn is_complete(&self) -> bool {
+        self.reader.is_complete()
+    }
+
     /// Who brought the datum, once that is known: at the end of the whole datum.
     pub fn sources(&self) -> Option<&Sources> {
         self.sources.as_ref()

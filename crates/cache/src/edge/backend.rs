@@ -4,8 +4,10 @@ use crate::{
     origin::BoxFuture,
     types::{
         BucketEntry, ByteStream, ListPage, ListQuery, ObjectError, ObjectMeta, ObjectName, Segment,
+        SegmentStream,
     },
 };
+use futures_util::TryStreamExt as _;
 use std::{fmt, ops::Range, sync::Arc};
 
 /// The read path as the edge sees it; implemented by the cache core, and by a plain map in tests.
@@ -28,6 +30,18 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         range: Range<u64>,
         context: &'a RequestContext,
     ) -> BoxFuture<'a, Result<ByteStream, ObjectError>>;
+
+    /// As [`read`](Self::read), but what is in verified files may come as such.
+    fn read_segments<'a>(
+        &'a self,
+        name: &'a ObjectName,
+        meta: &'a Arc<ObjectMeta>,
+        range: Range<u64>,
+        context: &'a RequestContext,
+    ) -> BoxFuture<'a, Result<SegmentStream, ObjectError>> {
+        let bytes = self.read(name, meta, range, context);
+        Box::pin(async move { Ok(Box::pin(bytes.await?.map_ok(Segment::Bytes)) as SegmentStream) })
+    }
 
     /// The metadata if it is cached and fresh. Never blocks.
     fn cached_head(&self, name: &ObjectName) -> Option<Arc<ObjectMeta>>;

@@ -3,7 +3,7 @@
 //! resets the stream (HTTP/2): a short object never looks like a whole one.
 
 use super::metrics::EdgeMetrics;
-use crate::types::{ByteStream, ObjectError};
+use crate::types::{ObjectError, Segment, SegmentStream};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use std::{
@@ -24,15 +24,26 @@ pub(crate) struct EdgeBody {
     left: u64,
     /// How it broke off, not said yet.
     broken: Option<BodyError>,
-    /// The largest frame given to hyper at once.
-    frame_max: usize,
+    form: Form,
     metrics: Arc<EdgeMetrics>,
     watch: Arc<Watch>,
 }
 
 enum Source {
     Bytes(Bytes),
-    Stream { stream: ByteStream, pending: Bytes },
+    Stream {
+        stream: SegmentStream,
+        pending: Bytes,
+    },
+}
+
+/// How a body is handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// To hyper, in frames of at most so many bytes.
+    Frames(usize),
+    /// To [`direct`](super::h1), in segments as they come, files among them.
+    Segments,
 }
 
 /// Why a body broke off.
@@ -44,6 +55,8 @@ pub(crate) enum BodyError {
     Short(u64),
     #[error("the backend sent more than was asked for")]
     Long,
+    #[error("the backend sent a file where only bytes can be sent")]
+    File,
 }
 
 /// What a connection knows of one of its responses.
@@ -97,16 +110,16 @@ impl EdgeBody {
             source: Source::Bytes(bytes),
             left,
             broken: None,
-            frame_max: usize::MAX,
+            form: Form::Segments,
             metrics,
             watch,
         }
     }
 
     pub(crate) fn stream(
-        stream: ByteStream,
+        stream: SegmentStream,
         len: u64,
-        frame_max: usize,
+        form: Form,
         metrics: Arc<EdgeMetrics>,
         watch: Arc<Watch>,
     ) -> Self {
@@ -118,32 +131,75 @@ impl EdgeBody {
             source,
             left: len,
             broken: None,
-            frame_max,
+            form,
             metrics,
             watch,
         }
     }
 
-    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, BodyError>> {
-        let frame_max = self.frame_max;
-        let chunk = match &mut self.source {
-            Source::Bytes(bytes) => bytes.split_to(bytes.len().min(frame_max)),
-            Source::Stream { stream, pending } => {
-                while pending.is_empty() {
-                    match ready!(stream.as_mut().poll_next(cx)) {
-                        Some(Ok(bytes)) => *pending = bytes,
-                        Some(Err(error)) => return Poll::Ready(Err(error.into())),
-                        None => return Poll::Ready(Err(BodyError::Short(self.left))),
-                    }
-                }
-                pending.split_to(pending.len().min(frame_max))
+    /// Bytes still owed.
+    pub(crate) fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// The next segment, none that is empty; `None` once nothing is owed. An error is said once, and
+    /// the response is to be cut then.
+    pub(crate) fn poll_segment(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Segment, BodyError>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        let segment = ready!(self.poll_source(cx));
+        match &segment {
+            Ok(segment) => {
+                self.metrics.bytes.fetch_add(segment.len(), Relaxed);
             }
+            Err(error) => self.break_off(error),
+        }
+        Poll::Ready(Some(segment))
+    }
+
+    /// Takes note that the response ends here, unfinished.
+    pub(crate) fn break_off(&self, error: &BodyError) {
+        tracing::debug!(%error, left = self.left, "response cut");
+        self.metrics.aborted.fetch_add(1, Relaxed);
+        self.watch.broken.store(true, Relaxed);
+    }
+
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Result<Segment, BodyError>> {
+        let frame_max = match self.form {
+            Form::Frames(max) => max,
+            Form::Segments => usize::MAX,
         };
-        match self.left.checked_sub(chunk.len() as u64) {
+        let segment = match &mut self.source {
+            Source::Bytes(bytes) => Segment::Bytes(bytes.split_to(bytes.len().min(frame_max))),
+            Source::Stream { stream, pending } => loop {
+                if !pending.is_empty() {
+                    break Segment::Bytes(pending.split_to(pending.len().min(frame_max)));
+                }
+                match ready!(stream.as_mut().poll_next(cx)) {
+                    Some(Ok(Segment::Bytes(bytes))) => *pending = bytes,
+                    Some(Ok(file)) if !file.is_empty() => break file,
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => return Poll::Ready(Err(error.into())),
+                    None => return Poll::Ready(Err(BodyError::Short(self.left))),
+                }
+            },
+        };
+        match self.left.checked_sub(segment.len()) {
             Some(left) => self.left = left,
             None => return Poll::Ready(Err(BodyError::Long)),
         }
-        Poll::Ready(Ok(chunk))
+        Poll::Ready(Ok(segment))
+    }
+
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, BodyError>> {
+        self.poll_source(cx).map(|segment| match segment? {
+            Segment::Bytes(bytes) => Ok(bytes),
+            Segment::File { .. } => Err(BodyError::File),
+        })
     }
 }
 
@@ -160,9 +216,7 @@ impl Body for EdgeBody {
             return Poll::Ready(None);
         }
         if let Some(error) = self.broken.take() {
-            tracing::debug!(%error, left = self.left, "response cut");
-            self.metrics.aborted.fetch_add(1, Relaxed);
-            self.watch.broken.store(true, Relaxed);
+            self.break_off(&error);
             return Poll::Ready(Some(Err(error)));
         }
         match ready!(self.poll_bytes(cx)) {
@@ -220,9 +274,12 @@ mod tests {
     ) {
         let metrics = Arc::new(EdgeMetrics::default());
         let watch = Watch::new();
-        let items = chunks.into_iter().map(|c| c.map(Bytes::from_static));
+        let items = chunks
+            .into_iter()
+            .map(|c| c.map(|bytes| Segment::Bytes(Bytes::from_static(bytes))));
         let stream = Box::pin(stream::iter(items));
-        let body = EdgeBody::stream(stream, len, 3, metrics.clone(), watch.clone());
+        let form = Form::Frames(3);
+        let body = EdgeBody::stream(stream, len, form, metrics.clone(), watch.clone());
         let got = body.collect().await;
         match (got, want) {
             (Ok(got), Ok(want)) => assert_eq!(got.to_bytes(), want),

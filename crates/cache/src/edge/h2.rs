@@ -1,7 +1,11 @@
 //! HTTP/2: hyper's, with bounds. A connection is ended when it is idle for too long, and cut when a
 //! stream's reader takes nothing for too long (a window that never opens).
 
-use super::{body::Watch, server::Connection, wire::Wire};
+use super::{
+    body::{Form, Watch},
+    server::Connection,
+    wire::Wire,
+};
 use bytes::{Buf, BytesMut};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -40,7 +44,13 @@ pub(crate) async fn serve(wire: Wire, ahead: BytesMut, connection: &mut Connecti
         service_fn(move |request: http::Request<Incoming>| {
             let (service, peer, watch) = (service.clone(), peer.clone(), Watch::new());
             remember(&watches, &watch);
-            async move { Ok::<_, Infallible>(service.respond(request, &peer, FRAME_MAX, watch).await) }
+            async move {
+                Ok::<_, Infallible>(
+                    service
+                        .respond(request, &peer, Form::Frames(FRAME_MAX), watch)
+                        .await,
+                )
+            }
         })
     };
     let limits = connection.limits;

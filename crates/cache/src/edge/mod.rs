@@ -3,9 +3,10 @@
 //!
 //! ```text
 //!   accept (server) -> [TLS (tls)] -> HTTP/1 loop (h1) --+--> lean path (h1::lean) ----+
-//!                                  -> HTTP/2 (h2) -------+--> hyper -> service --------+--> Backend
-//!                                                              auth, target, query,
-//!                                                              condition, range, list
+//!                                                        +--> h1::direct -> service ---+--> Backend
+//!                                  -> HTTP/2 (h2) -------+--> hyper ------> service ---+
+//!                                                                auth, target, query,
+//!                                                                condition, range, list
 //! ```
 //!
 //! # Guarantees
@@ -14,7 +15,7 @@
 //! - A response whose object cannot be read to its end is cut, never ended as if it were whole.
 //! - Bounds on everything that a client controls ([`Limits`]): connections, bytes and lines and time of
 //!   a head, idleness, readers that take nothing, requests per connection, streams per connection.
-//! - The lean path and hyper answer alike: one function decides, one writes the headers.
+//! - The lean path, `h1::direct` and hyper answer alike: one function decides, one writes the headers.
 //!
 //! # Not for
 //! Caching or fetching (that is behind [`Backend`](backend::Backend)), operations (`/metrics` and the
@@ -61,7 +62,7 @@ pub struct EdgeConfig {
     pub tls: Option<TlsConfig>,
     /// Bounds.
     pub limits: Limits,
-    /// Whether hits on plain HTTP/1 connections are answered without hyper. Off for comparison.
+    /// Whether plain reads on plain HTTP/1 connections are answered without hyper. Off for comparison.
     pub lean: bool,
 }
 

@@ -4,7 +4,7 @@
 use super::{
     auth::{Access, Identity, Rules, Verifier, expired},
     backend::{Backend, RequestContext},
-    body::{EdgeBody, Watch},
+    body::{EdgeBody, Form, Watch},
     condition::{Conditions, Verdict},
     failure::Failure,
     head::{self, Extent, ObjectHead},
@@ -15,8 +15,9 @@ use super::{
     subresource,
     target::Target,
 };
-use crate::types::{ListPage, ListQuery, ObjectError, ObjectName};
+use crate::types::{ListPage, ListQuery, ObjectError, ObjectName, Segment, SegmentStream};
 use bytes::Bytes;
+use futures_util::TryStreamExt as _;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header, request::Parts,
 };
@@ -67,7 +68,7 @@ struct Answer {
 
 enum AnswerBody {
     Bytes(Bytes),
-    Stream(crate::types::ByteStream, u64),
+    Stream(SegmentStream, u64),
 }
 
 /// Which ways of asking for an object came with a request.
@@ -104,13 +105,13 @@ impl Service {
         }
     }
 
-    /// Answers one request. Never fails: what goes wrong is an answer too. A body is handed out in
-    /// frames of at most `frame_max` bytes.
+    /// Answers one request. Never fails: what goes wrong is an answer too. `form` says how the body is
+    /// handed out.
     pub(crate) async fn respond<B>(
         &self,
         request: http::Request<B>,
         peer: &Peer,
-        frame_max: usize,
+        form: Form,
         watch: Arc<Watch>,
     ) -> Response<EdgeBody>
     where
@@ -126,11 +127,11 @@ impl Service {
             if !matches!(parts.method, Method::GET | Method::HEAD) {
                 drain(body, &parts.headers).await;
             }
-            self.answer(&parts, peer, id).await
+            self.answer(&parts, peer, form, id).await
         }
         .instrument(span.clone())
         .await;
-        let response = self.finish(&parts, id, answer, frame_max, watch);
+        let response = self.finish(&parts, id, answer, form, watch);
         let took = started.elapsed();
         if parts.method == Method::GET && response.status().is_success() {
             self.metrics.first_byte(took);
@@ -147,7 +148,7 @@ impl Service {
         parts: &Parts,
         id: RequestId,
         answer: Result<Answer, Failure>,
-        frame_max: usize,
+        form: Form,
         watch: Arc<Watch>,
     ) -> Response<EdgeBody> {
         let answer = answer.unwrap_or_else(|failure| {
@@ -160,9 +161,7 @@ impl Service {
         let body = match answer.body {
             _ if parts.method == Method::HEAD => EdgeBody::bytes(Bytes::new(), metrics, watch),
             AnswerBody::Bytes(bytes) => EdgeBody::bytes(bytes, metrics, watch),
-            AnswerBody::Stream(stream, len) => {
-                EdgeBody::stream(stream, len, frame_max, metrics, watch)
-            }
+            AnswerBody::Stream(stream, len) => EdgeBody::stream(stream, len, form, metrics, watch),
         };
         let mut response = Response::new(body);
         *response.status_mut() = answer.status;
@@ -209,7 +208,13 @@ impl Service {
         out
     }
 
-    async fn answer(&self, parts: &Parts, peer: &Peer, id: RequestId) -> Result<Answer, Failure> {
+    async fn answer(
+        &self,
+        parts: &Parts,
+        peer: &Peer,
+        form: Form,
+        id: RequestId,
+    ) -> Result<Answer, Failure> {
         let host = match parts.uri.authority() {
             Some(authority) => Some(authority.as_str()),
             None => parts
@@ -249,8 +254,8 @@ impl Service {
                     return Err(Failure::access_denied());
                 }
                 let ask = Ask::parse(&parts.headers, &query, &caller)?;
-                let body = parts.method == Method::GET;
-                self.object(name, &ask, body, &context, id).await
+                let form = (parts.method == Method::GET).then_some(form);
+                self.object(name, &ask, form, &context, id).await
             }
         }
     }
@@ -435,11 +440,28 @@ impl Service {
         ))
     }
 
+    async fn read(
+        &self,
+        name: &ObjectName,
+        meta: &Arc<crate::types::ObjectMeta>,
+        range: Range<u64>,
+        form: Form,
+        context: &RequestContext,
+    ) -> Result<SegmentStream, ObjectError> {
+        match form {
+            Form::Frames(_) => {
+                let bytes = self.backend.read(name, meta, range, context).await?;
+                Ok(Box::pin(bytes.map_ok(Segment::Bytes)))
+            }
+            Form::Segments => self.backend.read_segments(name, meta, range, context).await,
+        }
+    }
+
     async fn object(
         &self,
         name: &ObjectName,
         ask: &Ask<'_>,
-        body: bool,
+        form: Option<Form>,
         context: &RequestContext,
         id: RequestId,
     ) -> Result<Answer, Failure> {
@@ -456,8 +478,8 @@ impl Service {
                 overrides: &ask.overrides,
             };
             let Range { start, end } = head.range();
-            let body = if body && start < end {
-                match self.backend.read(name, &meta, start..end, context).await {
+            let body = if let Some(form) = form.filter(|_| start < end) {
+                match self.read(name, &meta, start..end, form, context).await {
                     Ok(stream) => AnswerBody::Stream(stream, end - start),
                     Err(ObjectError::EtagChanged) if again => {
                         tracing::debug!(etag = %meta.etag, "overwritten at the origin: once more");

@@ -53,7 +53,7 @@ async fn a_restart_serves_from_disk_and_flipped_bytes_are_fetched_anew() {
         for segment in segments {
             match segment {
                 Segment::Bytes(bytes) => got.extend_from_slice(&bytes),
-                Segment::File { file, range } => {
+                Segment::File { file, range, .. } => {
                     let mut part = vec![0; (range.end - range.start) as usize];
                     file.read_exact_at(&mut part, range.start).unwrap();
                     got.extend_from_slice(&part);
@@ -96,6 +96,87 @@ async fn a_restart_serves_from_disk_and_flipped_bytes_are_fetched_anew() {
     let gauges = path.0.fetcher.gauges();
     assert_eq!((gauges.fetches, gauges.waiters, gauges.attempts), (0, 0, 0));
     assert_eq!(gauges.body_bytes, 0, "gauges return to zero");
+}
+
+/// Bytes of a part of a file.
+fn part_of(file: &fs::File, range: Range<u64>) -> Vec<u8> {
+    let mut part = vec![0; (range.end - range.start) as usize];
+    file.read_exact_at(&mut part, range.start).unwrap();
+    part
+}
+
+#[tokio::test]
+async fn a_joiner_goes_on_from_the_file_once_there_is_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let origin = Fake::new("o");
+    let object = origin.put(&name("k"), (3 * MIB) as usize, 1);
+    let path = path_of(&[&origin], &config(), Some(disk(dir.path()).await), None);
+    let meta = path.head(&name("k"), &context(1)).await.unwrap();
+    let range = 1000..meta.size - 500;
+    let (k, context) = (name("k"), context(1));
+    let mut segments = path
+        .read_segments(&k, &meta, range.clone(), &context)
+        .await
+        .unwrap();
+    let (mut got, mut files, mut pieces) = (Vec::new(), 0, 0);
+    while let Some(segment) = segments.next().await {
+        match segment.unwrap() {
+            Segment::Bytes(bytes) => {
+                pieces += 1;
+                got.extend_from_slice(&bytes);
+                // From here on the chunk is committed.
+                settle(&path).await;
+            }
+            Segment::File { file, range, copy } => {
+                files += 1;
+                assert!(range.end <= MIB && copy.is_some(), "{range:?}");
+                // What is being sent stays there, whatever the store does meanwhile.
+                let version = path.0.version(&k, &meta);
+                for index in 0..3 {
+                    let version = Arc::clone(&version);
+                    let place = crate::key::ChunkKey { version, index }.place();
+                    path.0.ways.tiers.remove(&place).await.unwrap();
+                }
+                got.extend_from_slice(&part_of(&file, range));
+            }
+        }
+    }
+    assert!(got == object[range.start as usize..range.end as usize]);
+    assert_eq!(
+        (pieces, files),
+        (3, 3),
+        "the first bytes of each, and the rest"
+    );
+    assert_eq!(origin.state().reads.len(), 3);
+    // One who cannot send files gets bytes.
+    let streamed = read(&path, "k", Some(range.clone())).await.unwrap();
+    assert_eq!(streamed, object[range.start as usize..range.end as usize]);
+}
+
+#[tokio::test]
+async fn memory_takes_large_chunks_only_where_the_disk_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let origin = Fake::new("o");
+    let large = origin.put(&name("large"), MIB as usize, 1);
+    let small = origin.put(&name("small"), 5000, 2);
+    for works in [true, false] {
+        let dir = dir.path().join(works.to_string());
+        let disk = disk(&dir).await;
+        let path = path_of(&[&origin], &config(), Some(Arc::clone(&disk)), None);
+        if !works {
+            disk.close().await;
+        }
+        let reads = origin.state().reads.len();
+        for _ in 0..2 {
+            assert_eq!(read(&path, "large", None).await.unwrap(), large);
+            assert_eq!(read(&path, "small", None).await.unwrap(), small);
+            settle(&path).await;
+        }
+        assert_eq!(origin.state().reads.len(), reads + 2, "disk: {works}");
+        let memory = path.0.ways.tiers.all().next().unwrap().stats();
+        assert_eq!(memory.blobs, if works { 1 } else { 2 }, "disk: {works}");
+        assert_eq!(disk.stats().blobs, if works { 2 } else { 0 });
+    }
 }
 
 #[tokio::test]

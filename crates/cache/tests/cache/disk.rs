@@ -76,6 +76,36 @@ async fn what_was_stored_survives_a_restart_and_damage_is_found() {
     cache.shutdown().await;
 }
 
+/// A file that somebody truncates under a running cache cuts the response that runs into its end, and
+/// nobody after that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_short_is_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let origin = Origin::start();
+    let object = origin.put(BUCKET, "k", Object::generated(1, 3 * MIB));
+    let cache = start(with_disk(&origin, dir.path())).await;
+    let hash = object.sha256();
+    let ask = || async { stampede(&url(&cache, "k"), &[], 1, true).await };
+    assert_eq!(ask().await.right(&hash), 1);
+    assert_eq!(ask().await.right(&hash), 1);
+    assert_eq!(origin.counts_of(BUCKET, "k").gets, 3);
+    for chunk in chunks(dir.path()) {
+        let file = fs::OpenOptions::new().write(true).open(chunk).unwrap();
+        file.set_len(500_000).unwrap();
+    }
+    // One chunk after the other is run into, dropped, and fetched anew by the next who asks.
+    for n in 0..3 {
+        assert_eq!(ask().await.right(&hash), 0, "cut in chunk {n}");
+    }
+    assert_eq!(ask().await.right(&hash), 1);
+    assert_eq!(
+        metric(&cache, "gannet_store_corrupt_total{tier=\"disk\"}").await,
+        3,
+        "counted"
+    );
+    cache.shutdown().await;
+}
+
 /// A file system of this size, for as long as it lives.
 struct Tmpfs(tempfile::TempDir);
 

@@ -47,7 +47,8 @@ fn backend() -> Arc<MapBackend> {
     );
     backend.put_with("b", "empty", "", Manner::Memory(1), "\"etag\"", &headers);
     backend.put_file("b", "file", bytes.clone(), 0);
-    backend.put_file("b", "mixed", bytes, 20_000);
+    backend.put_file("b", "mixed", bytes.clone(), 20_000);
+    backend.put_parts("b", "parts", bytes);
     backend.put("b", "a b/ü", "odd", Manner::Memory(2));
     backend
 }
@@ -62,6 +63,7 @@ fn requests() -> impl Strategy<Value = Request> {
         "/b/empty",
         "/b/file",
         "/b/mixed",
+        "/b/parts",
         "/b/a%20b/%C3%BC",
         "/b/one?x-id=GetObject",
         "/b/one?",

@@ -1,6 +1,7 @@
 //! A backend that is a plain map, and an edge in front of it on a loopback socket.
 
 use bytes::Bytes;
+use futures_util::TryStreamExt as _;
 use gannet_cache::{
     edge::{
         Access, Drained, Edge, EdgeConfig, EdgeMetrics,
@@ -10,7 +11,7 @@ use gannet_cache::{
     origin::BoxFuture,
     types::{
         BucketEntry, ByteStream, ListEntry, ListPage, ListQuery, ObjectError, ObjectMeta,
-        ObjectName, Segment,
+        ObjectName, Segment, SegmentStream,
     },
 };
 use gannet_testkit::content;
@@ -39,6 +40,8 @@ pub(crate) enum Manner {
     Memory(usize),
     /// Held in a file; the first bytes in memory.
     File(Arc<std::fs::File>, u64),
+    /// Not held: streamed, to those who can send files in parts by turns in memory and in this file.
+    Parts(Arc<std::fs::File>),
     /// The stream breaks off with an error after so many bytes.
     Breaks(u64),
     /// The stream ends after so many bytes, without an error.
@@ -113,6 +116,13 @@ impl MapBackend {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&bytes).unwrap();
         self.put(bucket, key, bytes, Manner::File(Arc::new(file), in_memory));
+    }
+
+    /// An object that is streamed, half from memory and half from a file.
+    pub(crate) fn put_parts(&self, bucket: &str, key: &str, bytes: Bytes) {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        self.put(bucket, key, bytes, Manner::Parts(Arc::new(file)));
     }
 
     fn find(&self, name: &ObjectName) -> Result<Arc<Object>, ObjectError> {
@@ -206,6 +216,35 @@ impl Backend for MapBackend {
         })
     }
 
+    fn read_segments<'a>(
+        &'a self,
+        name: &'a ObjectName,
+        meta: &'a Arc<ObjectMeta>,
+        range: Range<u64>,
+        context: &'a RequestContext,
+    ) -> BoxFuture<'a, Result<SegmentStream, ObjectError>> {
+        Box::pin(async move {
+            let bytes = self.read(name, meta, range.clone(), context).await?;
+            let object = self.find(name)?;
+            let Manner::Parts(file) = &object.manner else {
+                return Ok(Box::pin(bytes.map_ok(Segment::Bytes)) as SegmentStream);
+            };
+            let (file, mut at) = (file.clone(), range.start);
+            Ok(Box::pin(bytes.map_ok(move |bytes| {
+                let range = at..at + bytes.len() as u64;
+                at = range.end;
+                if range.start / 10_000 % 2 == 0 {
+                    return Segment::Bytes(bytes);
+                }
+                Segment::File {
+                    file: file.clone(),
+                    range,
+                    copy: None,
+                }
+            })))
+        })
+    }
+
     fn cached_head(&self, name: &ObjectName) -> Option<Arc<ObjectMeta>> {
         let object = self.find(name).ok()?;
         match object.manner {
@@ -236,6 +275,7 @@ impl Backend for MapBackend {
                     segments.push(Segment::File {
                         file: file.clone(),
                         range,
+                        copy: None,
                     });
                 }
                 Some(segments)

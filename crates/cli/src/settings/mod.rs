@@ -108,7 +108,8 @@ settings! {
     store ("store" "URL"): Option<String> = None;
     /// The most bytes kept on disk; 0 for no disk tier.
     disk_max ("disk-max" "SIZE"): Size = Size::gib(10);
-    /// The most bytes kept in memory.
+    /// The most bytes kept in memory: all chunks where there is no disk tier; beside one those up to
+    /// 256 KiB, since the page cache holds the others anyway.
     memory_max ("memory-max" "SIZE"): Size = Size::gib(1);
     /// The unit of caching, 1MiB to 64MiB. Another size is another cache: chunks of the old size
     /// are not found any more, and evicted in time.

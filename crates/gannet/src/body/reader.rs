@@ -84,6 +84,12 @@ impl SharedReader {
         &self.body
     }
 
+    /// Whether all bytes are there, and none that was read was of another epoch.
+    pub fn is_complete(&self) -> bool {
+        let state = self.body.lock();
+        state.phase == Phase::Complete && (state.epoch == self.epoch || !self.seen)
+    }
+
     /// The next bytes: whatever part of a segment is at hand. `None` at the end.
     pub async fn next(&mut self) -> Option<Result<Bytes, ReadError>> {
         poll_fn(|cx| self.poll(cx, true)).await

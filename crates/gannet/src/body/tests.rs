@@ -575,3 +575,27 @@ fn threads() {
         });
     }
 }
+
+/// What a store has of a body is what a reader would read on only if it is the same body.
+#[tokio::test]
+async fn complete_is_what_was_read() {
+    let body = SharedBody::new(1000, Budget::new(0));
+    let (mut seen, unseen) = (body.reader_at(0), body.reader_at(0));
+    let append = |text: &'static str| {
+        let offset = body.frontier();
+        let bytes = Bytes::from_static(text.as_bytes());
+        body.append(body.epoch(), 0, offset, bytes).unwrap();
+    };
+    append("abc");
+    assert_eq!(seen.next().await, Some(Ok(Bytes::from_static(b"abc"))));
+    assert!(!seen.is_complete() && !unseen.is_complete());
+    body.restart();
+    append("xyz");
+    body.finish();
+    assert!(!seen.is_complete(), "it has read another version");
+    assert!(unseen.is_complete());
+    let broken = SharedBody::new(1000, Budget::new(0));
+    let reader = broken.reader_at(0);
+    broken.close();
+    assert!(!reader.is_complete());
+}

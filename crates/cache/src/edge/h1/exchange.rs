@@ -2,7 +2,11 @@
 //! the connection on which there is this one head and nothing else to read, and is dropped when its
 //! response is out.
 
-use crate::edge::{body::Watch, server::Connection, wire::Wire};
+use crate::edge::{
+    body::{Form, Watch},
+    server::Connection,
+    wire::Wire,
+};
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderValue, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -21,7 +25,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What a client may send ahead (pipelining) while its request is being answered.
-const AHEAD_MAX: usize = 64 << 10;
+pub(super) const AHEAD_MAX: usize = 64 << 10;
 
 /// The largest frame of a body: more in one write is no faster.
 const FRAME_MAX: usize = 1 << 20;
@@ -61,7 +65,9 @@ pub(crate) async fn run(
     let answer = service_fn(|request: http::Request<Incoming>| {
         let watch = watch.clone();
         async move {
-            let mut response = service.respond(request, peer, FRAME_MAX, watch).await;
+            let mut response = service
+                .respond(request, peer, Form::Frames(FRAME_MAX), watch)
+                .await;
             if !keep_alive {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(header::CONNECTION, close);

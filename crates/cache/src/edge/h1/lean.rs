@@ -7,7 +7,10 @@
 //!
 //! [`Conditions::judge`]: crate::edge::condition::Conditions::judge
 
-use super::head::RequestHead;
+use super::{
+    head::RequestHead,
+    send::{send_file, send_memory},
+};
 use crate::{
     edge::{
         condition::Verdict,
@@ -21,21 +24,13 @@ use crate::{
 };
 use bytes::Bytes;
 use http::{Method, StatusCode, header};
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use std::{
     cell::RefCell,
-    fs::File,
-    io::{self, IoSlice},
+    io,
     ops::Range,
     sync::atomic::Ordering::Relaxed,
     time::{Instant, SystemTime},
 };
-
-/// How much one `sendfile` sends at most: no connection holds a worker thread for longer than it takes
-/// to copy that.
-const SENDFILE_MAX: u64 = 1 << 20;
-/// Slices of one `writev`.
-const SLICES_MAX: usize = 32;
 
 /// An answer that is ready to be sent.
 #[derive(Debug)]
@@ -152,9 +147,9 @@ impl Reply {
             sent += segment.len();
             match segment {
                 Segment::Bytes(bytes) => memory.push(bytes),
-                Segment::File { file, range } => {
+                Segment::File { file, range, copy } => {
                     send_memory(socket, &mut memory, true).await?;
-                    send_file(socket, &file, range).await?;
+                    send_file(socket, &file, range, copy.as_ref()).await?;
                 }
             }
         }
@@ -168,66 +163,8 @@ fn is_path_byte(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%/".contains(&b)
 }
 
-/// Sends and forgets these; `more` says that something follows at once.
-async fn send_memory(socket: &mut Socket, memory: &mut Vec<Bytes>, more: bool) -> io::Result<()> {
-    let flags = SendFlags::NOSIGNAL
-        | if more {
-            SendFlags::MORE
-        } else {
-            SendFlags::empty()
-        };
-    while !memory.is_empty() {
-        let sent = socket
-            .when_writable(|tcp| {
-                let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-                let count = memory.len().min(SLICES_MAX);
-                for (slice, bytes) in slices.iter_mut().zip(memory.iter()) {
-                    *slice = IoSlice::new(bytes);
-                }
-                let mut control = SendAncillaryBuffer::new(&mut []);
-                Ok(sendmsg(tcp, &slices[..count], &mut control, flags)?)
-            })
-            .await?;
-        if sent == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        let mut left = sent;
-        let whole = memory
-            .iter()
-            .take_while(|bytes| {
-                let fits = bytes.len() <= left;
-                left -= if fits { bytes.len() } else { 0 };
-                fits
-            })
-            .count();
-        memory.drain(..whole);
-        if let Some(first) = memory.first_mut() {
-            let _ = first.split_to(left);
-        }
-    }
-    Ok(())
-}
-
-/// Sends a part of a file from the page cache. (A page that is not there blocks this thread until it is
-/// read, as in any server without `aio`; the parts are small enough for others to get their turn.)
-async fn send_file(socket: &mut Socket, file: &File, range: Range<u64>) -> io::Result<()> {
-    let mut at = range.start;
-    while at < range.end {
-        let count = usize::try_from((range.end - at).min(SENDFILE_MAX)).unwrap_or(usize::MAX);
-        let sent = socket
-            .when_writable(|tcp| Ok(rustix::fs::sendfile(tcp, file, Some(&mut at), count)?))
-            .await?;
-        if sent == 0 {
-            // Truncated behind our back: what was promised cannot be sent.
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        tokio::task::coop::consume_budget().await;
-    }
-    Ok(())
-}
-
 /// The current date, formatted once a second and thread.
-fn with_date<T>(use_it: impl FnOnce(&str) -> T) -> T {
+pub(super) fn with_date<T>(use_it: impl FnOnce(&str) -> T) -> T {
     thread_local! {
         static DATE: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
     }

@@ -1,6 +1,6 @@
 //! HTTP/1: one loop per connection that reads the head of each request, refuses what is not one, and
-//! has the rest answered: by the lean path ([`lean`]) if it can, by hyper ([`exchange`]) otherwise, one
-//! request at a time.
+//! has the rest answered, one request at a time: by the lean path ([`lean`]) if it can, by the service
+//! without hyper ([`direct`]) if it is a plain read, by hyper ([`exchange`]) otherwise.
 //!
 //! ```text
 //!          +------------------------- keep-alive -------------------------+
@@ -8,15 +8,18 @@
 //!   idle --> head --+--> malformed, too slow: last words, close           |
 //!                   +--> HTTP/2 preface: handed over for good             |
 //!                   +--> held in full: lean reply ------------------------+
+//!                   +--> another plain read: direct answer ---------------+
 //!                   +--> anything else: one exchange by hyper ------------+
 //! ```
 //!
 //! Reading all heads here is what gives every refusal its request id, and what lets a connection come
 //! back to the lean path after a miss.
 
+mod direct;
 mod exchange;
 pub(crate) mod head;
 mod lean;
+mod send;
 
 use super::{failure::Failure, server::Connection, wire::Wire};
 use bytes::BytesMut;
@@ -33,6 +36,8 @@ use tokio::{
 enum Step {
     /// Answered by the lean path.
     Lean(lean::Reply, usize),
+    /// For the service: a head of this many bytes.
+    Direct(Box<direct::Ask>, usize),
     /// For hyper: a head of this many bytes.
     Exchange {
         len: usize,
@@ -90,6 +95,14 @@ pub(crate) async fn serve(mut wire: Wire, connection: &mut Connection) {
                     return Box::pin(wire.close(true)).await;
                 }
                 tokio::task::coop::consume_budget().await;
+            }
+            Step::Direct(ask, len) => {
+                let _ = buf.split_to(len);
+                match Box::pin(direct::run(&mut wire, *ask, &mut buf, connection)).await {
+                    End::KeepAlive => {}
+                    End::Close => return Box::pin(wire.close(true)).await,
+                    End::Cut => return,
+                }
             }
             Step::Exchange {
                 len,
@@ -199,15 +212,21 @@ fn look(
         return Ok(Some(Step::Lean(reply, head.len)));
     }
     // hyper would refuse it too, but without a request id.
-    if head.target.parse::<http::Uri>().is_err() {
+    let Ok(uri) = head.target.parse::<http::Uri>() else {
         let message = "Couldn't parse the specified URI.";
         return Err(Stop::Refused(Failure::bad_request("InvalidURI", message)));
-    }
+    };
     if head.method == "CONNECT" {
         return Err(Stop::Refused(Failure::method_not_allowed(
             head.method,
             "SERVICE",
         )));
+    }
+    if connection.lean
+        && wire.plain().is_some()
+        && let Some(ask) = direct::Ask::new(&head, uri, &buf[..head.len], keep_alive)
+    {
+        return Ok(Some(Step::Direct(Box::new(ask), head.len)));
     }
     Ok(Some(Step::Exchange {
         len: head.len,
