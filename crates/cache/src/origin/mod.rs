@@ -9,6 +9,7 @@ mod gcs;
 mod headers;
 mod http;
 mod s3;
+mod scope;
 mod sigv4;
 mod spec;
 mod token;

@@ -159,6 +159,19 @@ impl Answer {
         }
     }
 
+    /// What `read` makes of the whole body, where the answer is a success.
+    pub(crate) async fn read<T, E: fmt::Display>(
+        self,
+        about: About,
+        read: impl FnOnce(&[u8]) -> Result<T, E>,
+    ) -> Result<T, OriginError> {
+        if self.status != StatusCode::OK {
+            return Err(self.into_error(about).await);
+        }
+        let body = self.collect(ANSWER_BYTES_MAX).await?;
+        read(&body).map_err(|error| OriginError::Malformed(error.to_string().into()))
+    }
+
     /// The error that the answer reports. Reads its body, for the code in it.
     pub(crate) async fn into_error(self, about: About) -> OriginError {
         let (status, headers) = (self.status, self.headers.clone());
