@@ -181,6 +181,7 @@ impl ObjectReader {
             .until(within.end);
         let fetch = fetch.plan(self.core.plans.chunk(all.end - all.start));
         let fetch = fetch.priority(plans::DEMAND).owner(self.context.owner);
+        let _asking = ways.askers.enter(&key, &request);
         let streaming = self.core.in_turn(&key, fetch.into_future()).await?;
         Ok(Chunk::Arriving(Box::new(streaming.body)))
     }
@@ -196,7 +197,7 @@ impl ObjectReader {
         );
         let aheads = self
             .core
-            .read_ahead_of(&self.version, chunks, self.context.owner);
+            .read_ahead_of(&self.version, chunks, &self.context);
         std::mem::replace(&mut self.aheads, aheads)
     }
 

@@ -17,6 +17,8 @@ mod validators;
 mod wire;
 mod xml;
 
+pub(crate) use wire::on_behalf_of;
+
 pub use connector::{Connector, object_store};
 pub use env::Environment;
 pub use spec::{OriginConfigError, OriginSpec, open};

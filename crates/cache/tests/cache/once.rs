@@ -67,6 +67,28 @@ async fn a_hundred_requests_for_nothing_are_one_for_the_origin() {
     cache.shutdown().await;
 }
 
+/// Every request to the origin names a request of ours, so that the logs of both can be joined.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_origin_is_told_for_whom() {
+    let origin = Origin::start();
+    origin.put(BUCKET, "k", Object::generated(1, 3 * MIB + 5));
+    let cache = start(config(&origin)).await;
+    let clients = (0..20).map(|_| get(&cache, "k"));
+    let answers = futures_util::future::join_all(clients).await;
+    let ids: Vec<_> = answers
+        .iter()
+        .map(|answer| answer.header("x-amz-request-id").expect("an id"))
+        .collect();
+    settle(&cache).await;
+    let served = origin.served();
+    assert_eq!(served.len(), 5, "a HEAD and four chunks");
+    for request in &served {
+        let id = request.header("x-gannet-request-id");
+        assert!(id.is_some_and(|id| ids.contains(&id)), "{request:?}");
+    }
+    cache.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_etag_is_a_clear_502() {
     let origin = Origin::start();
