@@ -59,6 +59,21 @@ async fn serve(config: CacheConfig) -> Result {
 fn not_started(error: &CacheError) -> Error {
     match error {
         CacheError::Origin(_) | CacheError::Config(_) => Error::usage(error),
+        CacheError::Listen {
+            what,
+            address,
+            error: cause,
+        } if cause.kind() == std::io::ErrorKind::AddrInUse => {
+            let flag = if *what == "ops" {
+                "--ops-listen"
+            } else {
+                "--listen"
+            };
+            let free = std::net::SocketAddr::new(address.ip(), 0);
+            Error::failure(error).remedy(format!(
+                "another {flag} ({free} for any port), or stop what listens there"
+            ))
+        }
         _ => Error::failure(error),
     }
 }

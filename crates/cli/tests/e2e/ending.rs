@@ -199,7 +199,7 @@ fn what_keeps_it_from_starting_is_told() {
     check(
         &["--listen", address, "--data", other],
         3,
-        "cannot listen on",
+        "another --listen (127.0.0.1:0 for any port)",
     );
     let data = data.path().to_str().unwrap();
     check(&["--listen=127.0.0.1:0", "--data", data], 3, "disk store");
