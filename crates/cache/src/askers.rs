@@ -27,6 +27,8 @@ pub(crate) struct Askers {
 struct Asker {
     first: Arc<str>,
     waiting: u32,
+    /// The fetch under way for the key, once an attempt of it has begun.
+    fetch: Option<FetchId>,
 }
 
 impl Askers {
@@ -43,10 +45,12 @@ impl Askers {
         let asker = map.entry(key.clone()).or_insert_with(|| Asker {
             first: Arc::clone(request),
             waiting: 0,
+            fetch: None,
         });
         asker.waiting += 1;
         if asker.waiting > 1 {
-            tracing::debug!(%request, first = %asker.first, ?key, "waits with another");
+            let fetch = asker.fetch.map(|fetch| fetch.0);
+            tracing::debug!(%request, first = %asker.first, fetch, ?key, "waits with another");
         }
         Asking {
             waiting: Arc::clone(&self.waiting),
@@ -59,9 +63,12 @@ impl Askers {
         if let Some(known) = self.fetches.get(&fetch) {
             return Some(known.value);
         }
-        let first = lock(&self.waiting)
-            .get(key)
-            .map(|asker| Arc::clone(&asker.first))?;
+        let first = {
+            let mut map = lock(&self.waiting);
+            let asker = map.get_mut(key)?;
+            asker.fetch = Some(fetch);
+            Arc::clone(&asker.first)
+        };
         self.fetches.insert(fetch, Arc::clone(&first), 1, FETCH_TTL);
         Some(first)
     }
