@@ -3,7 +3,7 @@
 # gannet in an image of about 50 MB: no shell, no package manager, not root.
 #
 #   docker build -t gannet .
-#   docker run -p 9000:9000 -v cache:/var/cache/gannet \
+#   docker run -p 9000:9000 -v cache:/var/cache/gannet -v ./auth.toml:/etc/gannet/auth.toml:ro \
 #     -e AWS_ACCESS_KEY_ID -e AWS_SECRET_ACCESS_KEY \
 #     gannet cache --origin s3:// --listen 0.0.0.0:9000 --auth /etc/gannet/auth.toml
 

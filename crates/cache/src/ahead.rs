@@ -6,6 +6,7 @@
 
 use crate::{
     core::Core,
+    edge::backend::RequestContext,
     key::{CacheKey, ChunkKey},
     plans,
 };
@@ -47,7 +48,7 @@ impl Aheads {
         &self,
         core: &Arc<Core>,
         chunk: ChunkKey,
-        owner: u32,
+        context: &RequestContext,
     ) -> Option<Arc<Ahead>> {
         let mut under_way = self
             .under_way
@@ -61,19 +62,21 @@ impl Aheads {
             return None;
         }
         let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
-        let (core, key) = (Arc::clone(core), chunk.clone());
+        let (core, key, context) = (Arc::clone(core), chunk.clone(), context.clone());
         let task = tokio::spawn(async move {
             let _permit = permit;
             if core.ways.tiers.open_local(&place, len).await.is_some() {
                 return;
             }
             core.ways.metrics.read_ahead();
-            tracing::debug!(chunk = ?key, "read ahead");
-            let fetch = core.fetcher.fetch(CacheKey::Chunk(key.clone()));
+            tracing::debug!(request = %context.request_id, chunk = ?key, "read ahead");
+            let wanted = CacheKey::Chunk(key.clone());
+            let _asking = core.ways.askers.enter(&wanted, &context.request_id);
+            let fetch = core.fetcher.fetch(wanted);
             let fetch = fetch
                 .plan(core.plans.ahead(len))
                 .priority(plans::AHEAD)
-                .owner(owner);
+                .owner(context.owner);
             if let Err(error) = fetch.await {
                 tracing::debug!(chunk = ?key, %error, "read-ahead failed; nobody is told");
             }

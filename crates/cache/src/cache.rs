@@ -12,7 +12,6 @@ use crate::{
     ops::{self, Ops},
     origin::{self, Origin, OriginSpec},
 };
-use gannet::http::{Client, ClientConfig};
 use gannet_store::{BlobStore, DiskConfig, DiskStore, ObjectBlobStore, ObjectConfig};
 use std::{
     net::SocketAddr,
@@ -199,8 +198,7 @@ async fn open_disk(tier: &DiskTier) -> Result<Arc<dyn BlobStore>, CacheError> {
 
 /// Opens the shared store; fails unless it has proved that it keeps the first of two copies.
 async fn open_shared(spec: &OriginSpec) -> Result<Arc<dyn BlobStore>, CacheError> {
-    let client = Client::new(ClientConfig::default())
-        .map_err(|error| CacheError::Config(error.to_string()))?;
+    let client = spec.http_client()?;
     let objects = origin::object_store(spec, &client)?;
     let store = ObjectBlobStore::open(objects, ObjectConfig::default()).await;
     let store = store.map_err(|error| CacheError::Store {

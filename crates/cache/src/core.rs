@@ -6,6 +6,7 @@
 
 use crate::{
     ahead::{Ahead, Aheads},
+    askers::Askers,
     config::{CacheError, ReadConfig},
     edge::backend::{Backend, RequestContext},
     failure::object_error,
@@ -114,6 +115,7 @@ impl ReadPath {
             metrics,
             throttles,
             under_way: UnderWay::default(),
+            askers: Askers::new(),
             finals: Finals::new(),
         });
         let keep = Keep {
@@ -287,6 +289,7 @@ impl Core {
     ) -> Result<Reply, ObjectError> {
         let fetch = self.fetcher.fetch(key.clone()).plan(Arc::clone(plan));
         let fetch = fetch.priority(plans::QUESTION).owner(context.owner);
+        let _asking = self.ways.askers.enter(&key, &context.request_id);
         let fetched = self.in_turn(&key, fetch.into_future()).await?;
         Ok(fetched.meta)
     }
@@ -333,7 +336,7 @@ impl Core {
         let version = self.version(name, meta);
         let opened = read::open(self, &version, range.clone(), context, files).await;
         match &opened {
-            Ok(_) => self.follow(&version, &range, context.owner),
+            Ok(_) => self.follow(&version, &range, context),
             Err(ObjectError::EtagChanged) => self.ways.metrics.changed(),
             Err(_) => {}
         }
@@ -347,16 +350,21 @@ impl Core {
 
     /// Notes that a caller reads a part of a version, and reads on ahead if it has been reading in
     /// order. Does not wait.
-    fn follow(self: &Arc<Self>, version: &Arc<Version>, range: &Range<u64>, owner: u32) {
+    fn follow(
+        self: &Arc<Self>,
+        version: &Arc<Version>,
+        range: &Range<u64>,
+        context: &RequestContext,
+    ) {
         let whole = range.start == 0 && range.end == version.size;
         if whole || self.read_ahead == 0 {
             return;
         }
         let in_order = self
             .sequence
-            .observe(owner, reader_identity(version), range);
+            .observe(context.owner, reader_identity(version), range);
         if in_order || self.steps_over(version, range) {
-            self.read_on(version, range, owner);
+            self.read_on(version, range, context);
         }
     }
 
@@ -376,7 +384,12 @@ impl Core {
     }
 
     /// Fetches the chunks behind a range ahead.
-    fn read_on(self: &Arc<Self>, version: &Arc<Version>, range: &Range<u64>, owner: u32) {
+    fn read_on(
+        self: &Arc<Self>,
+        version: &Arc<Version>,
+        range: &Range<u64>,
+        context: &RequestContext,
+    ) {
         if tokio::runtime::Handle::try_current().is_err() {
             return;
         }
@@ -386,7 +399,7 @@ impl Core {
             self.read_ahead,
             version.size.div_ceil(self.chunk_size),
         );
-        let aheads = self.read_ahead_of(version, chunks, owner);
+        let aheads = self.read_ahead_of(version, chunks, context);
         // Held by this task alone if it is new; by an earlier one otherwise.
         if aheads.iter().any(|ahead| Arc::strong_count(ahead) == 1) {
             tokio::spawn(async move {
@@ -401,14 +414,14 @@ impl Core {
         self: &Arc<Self>,
         version: &Arc<Version>,
         chunks: Range<u64>,
-        owner: u32,
+        context: &RequestContext,
     ) -> Vec<Arc<Ahead>> {
         let chunk = |index| ChunkKey {
             version: Arc::clone(version),
             index,
         };
         chunks
-            .filter_map(|index| self.aheads.begin(self, chunk(index), owner))
+            .filter_map(|index| self.aheads.begin(self, chunk(index), context))
             .collect()
     }
 }
@@ -517,7 +530,11 @@ impl Backend for ReadPath {
         if core.read_ahead > 0 && steps_over(&range, core.chunk_size) {
             let version = core.version(name, meta);
             if core.steps_over(&version, &range) {
-                core.read_on(&version, &range, 0);
+                let nobody = RequestContext {
+                    request_id: "-".into(),
+                    owner: 0,
+                };
+                core.read_on(&version, &range, &nobody);
             }
         }
         Some(segments)

@@ -1,5 +1,6 @@
 //! Front end: a read-only, S3-compatible origin cache.
 mod ahead;
+mod askers;
 mod cache;
 mod config;
 mod core;

@@ -249,6 +249,7 @@ impl ObjectReader {
             .until(within.end);
         let fetch = fetch.plan(self.core.plans.chunk(all.end - all.start));
         let fetch = fetch.priority(plans::DEMAND).owner(self.context.owner);
+        let _asking = ways.askers.enter(&key, &request);
         let streaming = self.core.in_turn(&key, fetch.into_future()).await?;
         Ok(Chunk::Arriving(Box::new(Arriving {
             body: streaming.body,
@@ -268,7 +269,7 @@ impl ObjectReader {
         );
         let aheads = self
             .core
-            .read_ahead_of(&self.version, chunks, self.context.owner);
+            .read_ahead_of(&self.version, chunks, &self.context);
         std::mem::replace(&mut self.aheads, aheads)
     }
 

@@ -6,12 +6,13 @@
 //! other, shared by all who asked; what it says of the way is a failure, and the engine goes on.
 
 use crate::{
+    askers::Askers,
     failure::{attempt_error, of_the_object, store_attempt_error},
     key::{CacheKey, ChunkKey, identity_of},
     listing::Listings,
     meta::{Known, MetaCache},
     metrics::{Metrics, OriginOp, OriginOutcome},
-    origin::{Origin, OriginError},
+    origin::{self, Origin, OriginError},
     select::{Source, Sources},
     throttle::Throttle,
     tiers::Tiers,
@@ -69,6 +70,7 @@ pub(crate) struct Ways {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) throttles: Vec<Throttle>,
     pub(crate) under_way: UnderWay,
+    pub(crate) askers: Askers,
     pub(crate) finals: Finals,
 }
 
@@ -85,9 +87,13 @@ impl Transport for OriginTransport {
         let Some(source) = ways.sources.source(request.source) else {
             return Err(AttemptError::failed(Fault::Local, "no such source"));
         };
+        // None for what nobody has asked for yet: read ahead, refreshed ahead.
+        let asker = ways.askers.of(request.fetch, &request.key);
+        let asker_shown = asker.as_deref().unwrap_or("-");
         tracing::debug!(
-            key = ?request.key, source = %ways.sources.name(request.source), attempt = request.attempt.0,
-            fetch = request.fetch.0, stage = ?request.stage, from_byte = request.from_byte, "attempt"
+            request = asker_shown, key = ?request.key, source = %ways.sources.name(request.source),
+            attempt = request.attempt.0, fetch = request.fetch.0, stage = ?request.stage,
+            from_byte = request.from_byte, "attempt"
         );
         let answer = match source {
             Source::Origin { origin, .. }
@@ -95,12 +101,12 @@ impl Transport for OriginTransport {
             {
                 Err(attempt_error(&said))
             }
-            _ => ways.open(&request, source).await,
+            _ => origin::on_behalf_of(asker.clone(), ways.open(&request, source)).await,
         };
         if let Err(error) = &answer {
             tracing::debug!(
-                key = ?request.key, source = %ways.sources.name(request.source),
-                attempt = request.attempt.0, end = ?error.end, detail = %error.detail, "attempt failed"
+                request = asker_shown, key = ?request.key, source = %ways.sources.name(request.source),
+                attempt = request.attempt.0, fetch = request.fetch.0, end = ?error.end, detail = %error.detail, "attempt failed"
             );
         }
         answer

@@ -162,6 +162,7 @@ async fn warm_chunk(
     }
     let key = CacheKey::Chunk(chunk);
     let fetch = core.fetcher.fetch(key.clone()).plan(core.plans.warm(len));
+    let _asking = core.ways.askers.enter(&key, &context.request_id);
     // Warming is patient: it waits for its turn as long as that takes.
     let fetched = fetch.priority(plans::AHEAD).owner(context.owner).await;
     fetched.map(|_| true).map_err(|error| {

@@ -103,6 +103,10 @@ fn mistakes_are_usage_errors_that_say_what_to_do() {
         &["get", "http://127.0.0.1:1/b/k", "-o", "f", "--sha256", "12"],
         "64 hexadecimal",
     );
+    check(
+        &["get", "http://127.0.0.1:1/b/k", "-o", "-"],
+        "curl http://127.0.0.1:1/b/k",
+    );
     check(&["warm"], "URL");
     check(
         &["warm", "http://h/a", "nonsense"],

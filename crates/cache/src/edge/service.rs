@@ -2,7 +2,7 @@
 //! framing and below nothing but [`Backend`].
 
 use super::{
-    auth::{Access, Identity, Rules, Verifier, expired},
+    auth::{Access, Identity, Overrides, Rules, Verifier, expired},
     backend::{Backend, RequestContext},
     body::{EdgeBody, Form, Watch},
     condition::{Conditions, Verdict},
@@ -279,13 +279,18 @@ impl Service {
             .headers
             .get(header::AUTHORIZATION)
             .map(HeaderValue::as_bytes);
-        let (Access::File(store), Some(verifier)) = (&self.access, &self.verifier) else {
-            return Ok(Identity::anonymous(peer.ip, authorization.is_some()));
-        };
         let presigned_v2 = query.has("AWSAccessKeyId") || query.has("Signature");
         let presigned = ["X-Amz-Signature", "X-Amz-Credential", "X-Amz-Algorithm"]
             .iter()
             .any(|name| query.has(name));
+        let (Access::File(store), Some(verifier)) = (&self.access, &self.verifier) else {
+            let overrides = match authorization {
+                Some(_) => Overrides::Yes,
+                None if presigned || presigned_v2 => Overrides::Sandboxed,
+                None => Overrides::No,
+            };
+            return Ok(Identity::anonymous(peer.ip, overrides));
+        };
         if (presigned || presigned_v2) && authorization.is_some() || presigned && presigned_v2 {
             return Err(Failure::bad_request(
                 "InvalidArgument",
@@ -344,7 +349,8 @@ impl Service {
         peer: &Peer,
     ) -> Option<Identity> {
         match &self.access {
-            Access::Anonymous => Some(Identity::anonymous(peer.ip, authorization.is_some())),
+            // Whoever comes this way asks for no overrides.
+            Access::Anonymous => Some(Identity::anonymous(peer.ip, Overrides::No)),
             Access::File(store) => token_identity(&store.rules(), bearer(authorization?)?).ok(),
         }
     }
@@ -509,12 +515,21 @@ impl<'a> Ask<'a> {
         caller: &Identity,
     ) -> Result<Self, Failure> {
         subresource::of_object(query)?;
-        let overrides = overrides(query)?;
-        if !overrides.is_empty() && !caller.overrides {
-            return Err(Failure::bad_request(
-                "InvalidRequest",
-                "Request specific response headers cannot be used for anonymous GET requests.",
-            ));
+        let mut overrides = overrides(query)?;
+        if !overrides.is_empty() {
+            match caller.overrides {
+                Overrides::Yes => {}
+                Overrides::Sandboxed => overrides.push((
+                    header::CONTENT_SECURITY_POLICY,
+                    HeaderValue::from_static("sandbox"),
+                )),
+                Overrides::No => {
+                    return Err(Failure::bad_request(
+                        "InvalidRequest",
+                        "Request specific response headers cannot be used for anonymous GET requests.",
+                    ));
+                }
+            }
         }
         let conditions = conditions(|name| single(headers, name));
         let refusal = "Part number must be an integer between 1 and 10000, inclusive";

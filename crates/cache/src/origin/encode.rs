@@ -3,6 +3,7 @@
 //! A key is any UTF-8 and reaches the origin as it is: `a//b`, `a/../b` and a trailing `/` are keys
 //! of their own to S3. No URL library touches a path here, since all of them normalise.
 
+use super::OriginError;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// Everything but the unreserved characters of RFC 3986, as `SigV4` demands.
@@ -17,6 +18,14 @@ const PATH: &AsciiSet = &STRICT.remove(b'/');
 
 /// The longest key that an origin is asked for, in bytes: S3's own limit.
 pub(crate) const KEY_BYTES_MAX: usize = 1024;
+
+/// Refuses keys that no origin has.
+pub(crate) fn check_key_len(key: &str) -> Result<(), OriginError> {
+    if key.len() > KEY_BYTES_MAX {
+        return Err(OriginError::Invalid("a key has at most 1,024 bytes".into()));
+    }
+    Ok(())
+}
 
 /// Appends a path, `/` kept.
 pub(crate) fn push_path(out: &mut String, path: &str) {

@@ -58,9 +58,7 @@ impl Http {
         if name.key.is_empty() {
             return Err(OriginError::NoSuchKey);
         }
-        if name.key.len() > encode::KEY_BYTES_MAX {
-            return Err(OriginError::Invalid("a key has at most 1,024 bytes".into()));
-        }
+        encode::check_key_len(&name.key)?;
         // A backslash is a slash to some servers.
         if encode::has_dot_segment(&name.key.replace('\\', "/")) {
             return Err(OriginError::Invalid(

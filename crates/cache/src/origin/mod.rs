@@ -9,12 +9,15 @@ mod gcs;
 mod headers;
 mod http;
 mod s3;
+mod scope;
 mod sigv4;
 mod spec;
 mod token;
 mod validators;
 mod wire;
 mod xml;
+
+pub(crate) use wire::on_behalf_of;
 
 pub use connector::{Connector, object_store};
 pub use env::Environment;

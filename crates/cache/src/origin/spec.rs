@@ -25,6 +25,8 @@ pub struct OriginSpec {
     /// HTTP: accept servers without strong etags; a weak etag, or Last-Modified with the size, is the
     /// identity then. Two versions within one second and of one length cannot be told apart.
     pub allow_weak: bool,
+    /// A file of certificate authorities (PEM) to trust beside the system's.
+    pub ca: Option<PathBuf>,
     /// `file://`: directories and files that are never served, such as the cache's own data.
     pub exclude: Vec<PathBuf>,
     /// `file://`: serve the directory itself as the one bucket of this name, instead of its
@@ -51,11 +53,19 @@ impl OriginSpec {
     }
 
     pub(crate) fn http_client(&self) -> Result<Client, OriginConfigError> {
-        match &self.client {
-            Some(client) => Ok(client.clone()),
-            None => Client::new(ClientConfig::default())
-                .map_err(|error| OriginConfigError::Client(error.to_string())),
+        if let Some(client) = &self.client {
+            return Ok(client.clone());
         }
+        let mut config = ClientConfig::default();
+        if let Some(path) = &self.ca {
+            let wrong = |error: &dyn std::fmt::Display| OriginConfigError::Option {
+                option: "ca",
+                reason: format!("{}: {error}", path.display()),
+            };
+            let pem = std::fs::read(path).map_err(|error| wrong(&error))?;
+            config.add_roots_pem(&pem).map_err(|error| wrong(&error))?;
+        }
+        Client::new(config).map_err(|error| OriginConfigError::Client(error.to_string()))
     }
 }
 
@@ -136,6 +146,9 @@ fn check_options(spec: &OriginSpec, place: &Place) -> Result<(), OriginConfigErr
     }
     if spec.region.is_some() && !is_s3 {
         return wrong("region", "only s3:// has one");
+    }
+    if spec.ca.is_some() && is_file {
+        return wrong("ca", "a directory is read without TLS");
     }
     if spec.path_style.is_some() && !is_s3 {
         return wrong("path-style", "only s3:// has it");
@@ -393,6 +406,22 @@ mod tests {
             ..OriginSpec::new("http://g")
         };
         assert!(open(&spec).unwrap_err().to_string().contains("endpoint"));
+        for (url, ca, says) in [
+            ("file:///tmp", "/nonexistent", "without TLS"),
+            ("https://h", "/nonexistent", "/nonexistent: No such file"),
+            (
+                "s3://b",
+                "/dev/null",
+                "/dev/null: HTTP client: no certificate",
+            ),
+        ] {
+            let spec = OriginSpec {
+                ca: Some(ca.into()),
+                ..OriginSpec::new(url)
+            };
+            let error = open(&spec).unwrap_err().to_string();
+            assert!(error.contains(says), "{url}: {error}");
+        }
         let spec = OriginSpec {
             endpoint: Some("ftp://h".into()),
             ..OriginSpec::new("s3://g")

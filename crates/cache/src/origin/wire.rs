@@ -15,6 +15,21 @@ use std::{
 };
 use url::Url;
 
+/// Names the request of ours that an origin is asked for, so that its logs can be joined with ours.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-gannet-request-id");
+
+tokio::task_local! {
+    static ON_BEHALF_OF: Option<Arc<str>>;
+}
+
+/// Asks origins on behalf of this request: all that `asking` sends says so.
+pub(crate) async fn on_behalf_of<T>(
+    request: Option<Arc<str>>,
+    asking: impl Future<Output = T>,
+) -> T {
+    ON_BEHALF_OF.scope(request, asking).await
+}
+
 /// What we call ourselves.
 pub(crate) const USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("gannet/", env!("CARGO_PKG_VERSION")));
@@ -100,6 +115,10 @@ pub(crate) async fn send(
     *request.method_mut() = method;
     *request.headers_mut() = headers;
     request.headers_mut().insert(header::USER_AGENT, USER_AGENT);
+    let asker = ON_BEHALF_OF.try_with(Option::clone).ok().flatten();
+    if let Some(id) = asker.as_deref().and_then(|id| header_value(id).ok()) {
+        request.headers_mut().insert(REQUEST_ID, id);
+    }
     let range = request.headers().get(header::RANGE).cloned();
     let response = client
         .send(request)
@@ -108,6 +127,7 @@ pub(crate) async fn send(
     let (parts, body) = response.into_parts();
     // Without the query, which may hold a signature.
     tracing::debug!(
+        request = asker.as_deref().unwrap_or("-"),
         url = uri.split('?').next(),
         status = parts.status.as_u16(),
         range = range.as_ref().and_then(|range| range.to_str().ok()),
@@ -157,6 +177,19 @@ impl Answer {
             },
             Err(_) => Err(OriginError::Server("the answer took too long".into())),
         }
+    }
+
+    /// What `read` makes of the whole body, where the answer is a success.
+    pub(crate) async fn read<T, E: fmt::Display>(
+        self,
+        about: About,
+        read: impl FnOnce(&[u8]) -> Result<T, E>,
+    ) -> Result<T, OriginError> {
+        if self.status != StatusCode::OK {
+            return Err(self.into_error(about).await);
+        }
+        let body = self.collect(ANSWER_BYTES_MAX).await?;
+        read(&body).map_err(|error| OriginError::Malformed(error.to_string().into()))
     }
 
     /// The error that the answer reports. Reads its body, for the code in it.

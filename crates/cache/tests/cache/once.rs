@@ -65,6 +65,28 @@ async fn a_hundred_requests_for_nothing_are_one_for_the_origin() {
     cache.shutdown().await;
 }
 
+/// Every request to the origin names a request of ours, so that the logs of both can be joined.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_origin_is_told_for_whom() {
+    let origin = Origin::start();
+    origin.put(BUCKET, "k", Object::generated(1, 3 * MIB + 5));
+    let cache = start(config(&origin)).await;
+    let clients = (0..20).map(|_| get(&cache, "k"));
+    let answers = futures_util::future::join_all(clients).await;
+    let ids: Vec<_> = answers
+        .iter()
+        .map(|answer| answer.header("x-amz-request-id").expect("an id"))
+        .collect();
+    settle(&cache).await;
+    let served = origin.served();
+    assert_eq!(served.len(), 5, "a HEAD and four chunks");
+    for request in &served {
+        let id = request.header("x-gannet-request-id");
+        assert!(id.is_some_and(|id| ids.contains(&id)), "{request:?}");
+    }
+    cache.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_etag_is_a_clear_502() {
     let origin = Origin::start();
@@ -84,4 +106,37 @@ async fn no_etag_is_a_clear_502() {
         (502, Some("OriginMissingETag"))
     );
     cache.shutdown().await;
+}
+
+/// An origin with a certificate of its own making (here: another cache), by the authority that the
+/// operator names, and not without.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_origin_with_a_private_authority() {
+    let origin = Origin::start();
+    let object = origin.put(BUCKET, "k", Object::generated(1, MIB + 5));
+    let tls = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/edge/tls");
+    let mut behind = config(&origin);
+    behind.edge.tls = Some(gannet_cache::edge::TlsConfig {
+        cert: tls.join("server.pem"),
+        key: tls.join("server.key"),
+        client_ca: None,
+    });
+    let behind = start(behind).await;
+    let port = behind.edge_address().port();
+    for (ca, status) in [(None, 503), (Some(tls.join("ca.pem")), 200)] {
+        let mut front = config(&origin);
+        front.origin = OriginSpec {
+            ca,
+            ..OriginSpec::new(format!("https://localhost:{port}"))
+        };
+        let front = start(front).await;
+        let answer = get(&front, "k").await;
+        assert_eq!(answer.status, status, "{}", answer.text());
+        match status {
+            200 => assert_eq!(answer.body.len() as u64, object.size),
+            _ => assert!(answer.text().contains("certificate"), "{}", answer.text()),
+        }
+        front.shutdown().await;
+    }
+    behind.shutdown().await;
 }

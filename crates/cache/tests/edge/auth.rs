@@ -71,6 +71,8 @@ struct Signer {
     secret: &'static str,
     at: OffsetDateTime,
     expires: Duration,
+    region: &'static str,
+    service: &'static str,
 }
 
 impl Signer {
@@ -80,6 +82,8 @@ impl Signer {
             secret,
             at: OffsetDateTime::now_utc(),
             expires: Duration::from_secs(60),
+            region: "eu-west-7",
+            service: "s3",
         }
     }
 
@@ -92,7 +96,8 @@ impl Signer {
     }
 
     fn scope(&self) -> String {
-        format!("{}/eu-west-7/s3/aws4_request", &self.stamp()[..8])
+        let (region, service) = (self.region, self.service);
+        format!("{}/{region}/{service}/aws4_request", &self.stamp()[..8])
     }
 
     fn sign(&self, canonical: &str) -> String {
@@ -100,7 +105,7 @@ impl Signer {
         let hash = hex(&Sha256::digest(canonical));
         let text = format!("AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hash}");
         let mut key = hmac(format!("AWS4{}", self.secret).as_bytes(), &stamp[..8]);
-        for part in ["eu-west-7", "s3", "aws4_request"] {
+        for part in [self.region, self.service, "aws4_request"] {
             key = hmac(&key, part);
         }
         hex(&hmac(&key, &text))
@@ -336,6 +341,82 @@ async fn presigned() {
         .await
         .unwrap();
     assert_eq!(head.status, 403);
+}
+
+/// Any text may be a region (s3cmd says `US`, OpenStack `RegionOne`); the signature holds or not.
+#[tokio::test]
+async fn regions_are_what_clients_say() {
+    let server = serve();
+    let path = "/b/public/k";
+    for region in ["US", "RegionOne", "", "eu_west.1"] {
+        for (id, secret, service, status) in [
+            ("ALL", SECRET, "s3", 200),
+            ("SOME", OTHER, "s3", 200),
+            ("ALL", OTHER, "s3", 403),
+            ("OLD", SECRET, "s3", 400),
+            ("NOBODY", SECRET, "s3", 403),
+            ("ALL", SECRET, "sts", 403),
+        ] {
+            let signer = Signer {
+                region,
+                service,
+                ..Signer::new(id, secret)
+            };
+            // An empty region is `s3s`'s business, and so is what it says of other services there.
+            let signed = signer.get(&server, path, &[]).await;
+            let url = server.url(&signer.presign(&server, path, &[]));
+            let presigned = get(&url, &[]).await.unwrap();
+            for answer in [signed, presigned] {
+                let status = if status == 200 && answer.status == 206 {
+                    206
+                } else {
+                    status
+                };
+                if service == "sts" {
+                    assert!((400..=403).contains(&answer.status), "{signer:?}");
+                } else {
+                    assert_eq!(answer.status, status, "{signer:?}: {}", answer.text());
+                }
+            }
+            let elsewhere = signer.presign(&server, "/secret/k", &[]);
+            let answer = get(&server.url(&elsewhere), &[]).await.unwrap();
+            assert_eq!(
+                answer.status == 200,
+                status == 200 && id == "ALL",
+                "{signer:?}"
+            );
+        }
+    }
+    let other = Signer {
+        service: "ec2",
+        ..Signer::new("ALL", SECRET)
+    };
+    let answer = other.get(&server, path, &[]).await;
+    assert_eq!(
+        outcome(&answer),
+        (400, "AuthorizationHeaderMalformed".into())
+    );
+}
+
+#[tokio::test]
+async fn presigned_urls_last_a_week_at_most() {
+    let server = serve();
+    for (secs, status) in [(604_800, 200), (604_801, 400), (1 << 40, 400)] {
+        let signer = Signer {
+            expires: Duration::from_secs(secs),
+            ..Signer::new("ALL", SECRET)
+        };
+        let url = server.url(&signer.presign(&server, "/b/public/k", &[]));
+        let answer = get(&url, &[]).await.unwrap();
+        let code = if status == 200 {
+            ""
+        } else {
+            "AuthorizationQueryParametersError"
+        };
+        assert_eq!(outcome(&answer), (status, code.to_owned()), "{secs}");
+        let url = url.replace(&format!("X-Amz-Expires={secs}"), "X-Amz-Expires=-1");
+        assert_eq!(get(&url, &[]).await.unwrap().status, 400);
+    }
 }
 
 /// URLs as boto3 presigns them by default (SigV2), made by a script with HMAC-SHA1.

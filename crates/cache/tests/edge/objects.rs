@@ -370,8 +370,8 @@ async fn parts_versions_and_overrides() {
         (
             "/b/k?response-content-type=text/html&X-Amz-Signature=x",
             &[],
-            400,
-            "InvalidRequest",
+            200,
+            "",
         ),
         ("/b/k?response-content-type=text/html", &[signed], 200, ""),
         (
@@ -393,6 +393,9 @@ async fn parts_versions_and_overrides() {
         }
         if status == 200 && target.contains("response-") {
             assert_eq!(answer.header("content-type"), Some("text/html"));
+            // A signature that nobody checked may be on any page: what it names runs no script.
+            let sandbox = target.contains("X-Amz-").then_some("sandbox");
+            assert_eq!(answer.header("content-security-policy"), sandbox);
         }
     }
 }

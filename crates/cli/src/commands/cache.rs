@@ -13,7 +13,7 @@ use crate::{
     settings::Settings,
     signals::Signals,
 };
-use gannet_cache::{Cache, CacheConfig, RunningCache};
+use gannet_cache::{Cache, CacheConfig, CacheError, RunningCache};
 use std::path::PathBuf;
 
 /// Serves until a signal comes.
@@ -37,7 +37,7 @@ async fn serve(config: CacheConfig) -> Result {
     let mut signals = Signals::new()?;
     let greeting = Greeting::new(&config);
     let cache = tokio::select! {
-        started = Cache::start(config) => started.map_err(|error| Error::failure(&error))?,
+        started = Cache::start(config) => started.map_err(|error| not_started(&error))?,
         () = signals.next() => return Ok(()),
     };
     greeting.print(&cache)?;
@@ -52,6 +52,29 @@ async fn serve(config: CacheConfig) -> Result {
             Ok(())
         }
         () = signals.next() => Err(Error::new(Exit::Interrupted, "stopped at once by a second signal")),
+    }
+}
+
+/// Settings that cannot be are the user's to mend; all else may work another time.
+fn not_started(error: &CacheError) -> Error {
+    match error {
+        CacheError::Origin(_) | CacheError::Config(_) => Error::usage(error),
+        CacheError::Listen {
+            what,
+            address,
+            error: cause,
+        } if cause.kind() == std::io::ErrorKind::AddrInUse => {
+            let flag = if *what == "ops" {
+                "--ops-listen"
+            } else {
+                "--listen"
+            };
+            let free = std::net::SocketAddr::new(address.ip(), 0);
+            Error::failure(error).remedy(format!(
+                "another {flag} ({free} for any port), or stop what listens there"
+            ))
+        }
+        _ => Error::failure(error),
     }
 }
 

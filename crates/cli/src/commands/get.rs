@@ -66,6 +66,13 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Downloads one object.
 pub async fn run(args: &GetArgs) -> Result {
     let url = parse_url(&args.url)?;
+    if args.output.as_os_str() == "-" {
+        // A file is what a download goes on from; one called `-` is not what was meant.
+        return Err(
+            Error::usage("-o names a file, and - is not for standard output here")
+                .remedy(format!("curl {}", args.url)),
+        );
+    }
     if args.output.is_dir() {
         return Err(
             Error::usage(format!("{} is a directory", args.output.display()))

@@ -207,7 +207,7 @@ pub fn parse_file(keys: &[Key], text: &str) -> Result<Texts> {
     for (name, value) in table {
         let Some(key) = keys.iter().find(|key| key.name == name) else {
             let known = keys.iter().map(|key| key.name.to_owned());
-            return Err(unknown("no setting is called", &name, known));
+            return Err(unknown("it sets", &name, known));
         };
         let read = from_toml(key.shape, &value)
             .ok_or_else(|| Error::usage(format!("{name}: expected {}", example(key.shape))))?;

@@ -90,6 +90,9 @@ settings! {
     /// Accept http:// and https:// origins without strong etags: a weak one, or Last-Modified and
     /// the length, tells versions apart. Two versions of one second and one length are then mixed up.
     origin_allow_weak ("origin-allow-weak" "BOOL"): bool = false;
+    /// Certificate authorities (PEM) to trust beside the system's, for https:// origins, mirrors,
+    /// endpoints and stores with certificates of one's own.
+    origin_ca ("origin-ca" "FILE"): Option<PathBuf> = None;
     /// The most requests under way to the origin at a time.
     origin_concurrency ("origin-concurrency" "N"): u32 = 192;
     /// How long a request may wait for its turn at the origin.

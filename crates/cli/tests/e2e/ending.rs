@@ -199,11 +199,16 @@ fn what_keeps_it_from_starting_is_told() {
     check(
         &["--listen", address, "--data", other],
         3,
-        "cannot listen on",
+        "another --listen (127.0.0.1:0 for any port)",
     );
     let data = data.path().to_str().unwrap();
     check(&["--listen=127.0.0.1:0", "--data", data], 3, "disk store");
     check(&["--listen=127.0.0.1:0"], 2, "--data DIR");
+    for wrong in ["--origin-endpoint=http://h", "--origin-ca=/nonexistent"] {
+        let option = wrong.trim_start_matches("--origin-").split('=').next();
+        let says = format!("origin option {}", option.unwrap());
+        check(&["--listen=127.0.0.1:0", "--data", other, wrong], 2, &says);
+    }
     check(
         &[
             "--listen=127.0.0.1:0",

@@ -64,19 +64,28 @@ pub(crate) struct Identity {
     grant: Option<Arc<Grant>>,
     /// Groups requests for fairness.
     pub(crate) owner: u32,
-    /// Whether it may choose response headers by query (`response-content-type`): only where the
-    /// request could not have been a plain link, as on AWS.
-    pub(crate) overrides: bool,
+    pub(crate) overrides: Overrides,
+}
+
+/// Whether a caller may choose response headers by query (`response-content-type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Overrides {
+    /// The request may be a plain link on somebody's page, which could turn any object into a page
+    /// that scripts run in.
+    No,
+    /// It claims to be a presigned URL, and nobody checks: yes, but what comes of it runs nothing.
+    Sandboxed,
+    /// It is signed, or carries a header that no link can.
+    Yes,
 }
 
 impl Identity {
-    /// Somebody at this address, in anonymous mode. `header` says whether an `Authorization` header
-    /// came along: it is not checked, but a link on a web page cannot carry one.
-    pub(crate) fn anonymous(peer: IpAddr, header: bool) -> Self {
+    /// Somebody at this address, in anonymous mode.
+    pub(crate) fn anonymous(peer: IpAddr, overrides: Overrides) -> Self {
         Self {
             grant: None,
             owner: owner_of(&peer),
-            overrides: header,
+            overrides,
         }
     }
 
@@ -85,7 +94,7 @@ impl Identity {
         Self {
             owner: grant.owner,
             grant: Some(grant),
-            overrides: true,
+            overrides: Overrides::Yes,
         }
     }
 

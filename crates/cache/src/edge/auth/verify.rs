@@ -4,13 +4,17 @@
 //! characters, HTTP/2's `:authority`). It is used for exactly that: what a verified caller wants is
 //! answered by the edge itself, since `s3s` refuses with 400 what S3 ignores (a malformed `Range`,
 //! an unreadable `If-Modified-Since`) and knows no `If-Range`.
+//!
+//! Two things it leaves to us: a presigned URL holds for a week at most, and a region is any text.
+//! (`s3s` refuses regions that AWS would not have, `US` and `RegionOne` among them, which s3cmd and
+//! OpenStack's users sign for; but only once the signature has been found good.)
 
 use super::{AuthStore, Grant};
 use crate::{
     edge::{failure::Failure, target::bucket_of_host},
     origin::BoxFuture,
 };
-use http::{HeaderMap, Method, Uri, Version};
+use http::{HeaderMap, Method, Uri, Version, header};
 use s3s::{
     Body, S3, S3Request, S3Response, S3Result,
     auth::{S3Auth, SecretKey},
@@ -20,8 +24,13 @@ use s3s::{
     service::{S3Service, S3ServiceBuilder},
     validation::NameValidation,
 };
-use std::{sync::Arc, time::SystemTime};
+use std::{borrow::Cow, sync::Arc, time::SystemTime};
 use tracing::{instrument::WithSubscriber, subscriber::NoSubscriber};
+
+/// How `s3s` begins what it says of a region that it does not take.
+const REGION_REFUSED: &str = "invalid credential region";
+/// The longest life of a presigned URL: a week.
+const EXPIRES_MAX_SECS: i64 = 604_800;
 
 /// Checks signatures against the rules in force.
 #[derive(Debug)]
@@ -59,6 +68,7 @@ impl Verifier {
         version: Version,
         headers: &HeaderMap,
     ) -> Result<Arc<Grant>, Failure> {
+        check_lifetime(uri)?;
         let mut request = http::Request::new(Body::empty());
         *request.method_mut() = method.clone();
         *request.uri_mut() = uri.clone();
@@ -72,15 +82,24 @@ impl Verifier {
             .with_subscriber(NoSubscriber::default())
             .await
             .map_err(|_| Failure::internal("the signature could not be checked"))?;
-        let Some(Signed(id)) = response.extensions().get() else {
-            let (parts, body) = response.into_parts();
-            return Err(refusal(
-                parts.status,
-                body.bytes().as_deref().unwrap_or_default(),
-            ));
+        let id = match response.extensions().get() {
+            Some(Signed(id)) => id.clone(),
+            None => {
+                let (parts, body) = response.into_parts();
+                let xml = body.bytes().unwrap_or_default();
+                // What is said of the region is said of a request whose signature holds: the tests
+                // see to it that this stays so.
+                let signed = text_of(&xml, "Message")
+                    .filter(|said| said.starts_with(REGION_REFUSED))
+                    .and_then(|_| Scope::of(uri, headers));
+                match signed {
+                    Some(scope) if scope.service == "s3" => scope.id,
+                    _ => return Err(refusal(parts.status, &xml)),
+                }
+            }
         };
         let rules = self.store.rules();
-        let (_, grant) = rules.key(id).ok_or_else(unknown_key)?;
+        let (_, grant) = rules.key(&id).ok_or_else(unknown_key)?;
         if grant.expired(SystemTime::now()) {
             return Err(expired());
         }
@@ -102,17 +121,95 @@ pub(crate) fn expired() -> Failure {
 }
 
 /// What `s3s` refused, in its code and words, with AWS's code where `s3s` has a vaguer one.
-fn refusal(status: http::StatusCode, xml: &[u8]) -> Failure {
-    let text = |tag: &str| {
-        let xml = std::str::from_utf8(xml).ok()?;
-        let (_, rest) = xml.split_once(&format!("<{tag}>"))?;
-        let (text, _) = rest.split_once(&format!("</{tag}>"))?;
-        quick_xml::escape::unescape(text)
-            .ok()
-            .map(std::borrow::Cow::into_owned)
+/// What a signature was made for.
+struct Scope {
+    id: String,
+    service: String,
+}
+
+impl Scope {
+    /// Of a request that `s3s` has read: its one `Authorization`, or else its one `X-Amz-Credential`.
+    fn of(uri: &Uri, headers: &HeaderMap) -> Option<Self> {
+        let credential = match sole(headers.get_all(header::AUTHORIZATION))? {
+            Some(value) => {
+                let (_, rest) = value.to_str().ok()?.split_once("Credential=")?;
+                rest.split_once(',')?.0.to_owned()
+            }
+            None => sole(query(uri).filter(|(name, _)| name == "X-Amz-Credential"))??
+                .1
+                .into_owned(),
+        };
+        // An id holds no slash: the rules see to that.
+        let mut parts = credential.split('/');
+        let (id, _date, _region) = (parts.next()?, parts.next()?, parts.next()?);
+        let service = parts.next()?;
+        (parts.next()? == "aws4_request" && parts.next().is_none()).then(|| Self {
+            id: id.to_owned(),
+            service: service.to_owned(),
+        })
+    }
+}
+
+/// None of several; else the one, if there is one.
+#[expect(
+    clippy::option_option,
+    reason = "several, one, and none are three things"
+)]
+fn sole<T>(values: impl IntoIterator<Item = T>) -> Option<Option<T>> {
+    let mut values = values.into_iter();
+    let first = values.next();
+    values.next().is_none().then_some(first)
+}
+
+fn query(uri: &Uri) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+    url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes())
+}
+
+/// A presigned URL is no password for ever: AWS's bound.
+fn check_lifetime(uri: &Uri) -> Result<(), Failure> {
+    let seconds = query(uri)
+        .find(|(name, _)| name == "X-Amz-Expires")
+        .and_then(|(_, value)| value.parse::<i64>().ok());
+    let message = match seconds {
+        Some(seconds) if seconds > EXPIRES_MAX_SECS => {
+            "X-Amz-Expires must be less than a week (in seconds); that is, the given X-Amz-Expires \
+             must be less than 604800 seconds"
+        }
+        Some(seconds) if seconds < 0 => "X-Amz-Expires must be non-negative",
+        _ => return Ok(()),
     };
-    let message = text("Message");
-    let (code, default): (&'static str, &str) = match text("Code").as_deref() {
+    Err(Failure::bad_request(
+        "AuthorizationQueryParametersError",
+        message,
+    ))
+}
+
+fn text_of(xml: &[u8], tag: &str) -> Option<String> {
+    let xml = std::str::from_utf8(xml).ok()?;
+    let (_, rest) = xml.split_once(&format!("<{tag}>"))?;
+    let (text, _) = rest.split_once(&format!("</{tag}>"))?;
+    quick_xml::escape::unescape(text).ok().map(Cow::into_owned)
+}
+
+fn refusal(status: http::StatusCode, xml: &[u8]) -> Failure {
+    let message = text_of(xml, "Message");
+    if let Some(said) = &message {
+        if said.starts_with("unknown service") {
+            return Failure::bad_request(
+                "AuthorizationHeaderMalformed",
+                "The authorization header is malformed; incorrect service. This endpoint belongs to \
+                 \"s3\".",
+            );
+        }
+        if said == "invalid header: x-amz-content-sha256" {
+            return Failure::bad_request(
+                "InvalidArgument",
+                "x-amz-content-sha256 must be UNSIGNED-PAYLOAD, STREAMING-UNSIGNED-PAYLOAD-TRAILER, \
+                 STREAMING-AWS4-HMAC-SHA256-PAYLOAD, or a valid sha256 value.",
+            );
+        }
+    }
+    let (code, default): (&'static str, &str) = match text_of(xml, "Code").as_deref() {
         Some("SignatureDoesNotMatch") => (
             "SignatureDoesNotMatch",
             "The request signature we calculated does not match the signature you provided. \

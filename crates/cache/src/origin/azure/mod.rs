@@ -12,6 +12,7 @@ use super::{
     BoxFuture, Origin, OriginError, OriginStream, connector, encode,
     env::Environment,
     headers,
+    scope::Scope,
     spec::{OriginConfigError, OriginSpec, parse_endpoint},
     token::{from_token, token},
     validators,
@@ -48,9 +49,7 @@ pub(crate) struct Azure {
     base: Base,
     account: String,
     credentials: Option<AzureCredentialProvider>,
-    container: Option<String>,
-    /// Empty, or ends in a slash.
-    prefix: String,
+    scope: Scope,
 }
 
 impl Azure {
@@ -98,62 +97,32 @@ impl Azure {
                 .map_err(|error| OriginConfigError::Credentials(error.to_string()))?;
             Some(Arc::clone(store.credentials()))
         };
-        let mut id = if own {
+        let service = if own {
             format!("az+{base}")
         } else {
             format!("az://{account}")
         };
-        for part in container
-            .iter()
-            .map(String::as_str)
-            .chain([prefix.as_str()])
-        {
-            if !part.is_empty() {
-                id.push('/');
-                id.push_str(part);
-            }
-        }
+        let scope = Scope::new(container, prefix, is_container);
         Ok(Self {
-            id,
+            id: scope.id(service),
             client,
             base,
             account,
             credentials,
-            container,
-            prefix: if prefix.is_empty() {
-                prefix
-            } else {
-                prefix + "/"
-            },
+            scope,
         })
-    }
-
-    fn check_bucket(&self, bucket: &str) -> Result<(), OriginError> {
-        let known = self.container.as_deref().is_none_or(|only| only == bucket);
-        if known && is_container(bucket) {
-            Ok(())
-        } else {
-            Err(OriginError::NoSuchBucket)
-        }
     }
 
     /// The blob's path, percent-encoded.
     fn path(&self, name: &ObjectName) -> Result<String, OriginError> {
-        self.check_bucket(&name.bucket)?;
-        if name.key.is_empty() {
-            return Err(OriginError::NoSuchKey);
-        }
+        let key = self.scope.key(name)?;
         if encode::has_dot_segment(&name.key.replace('\\', "/")) {
             return Err(OriginError::Invalid(
                 "keys with '.' or '..' between slashes are refused: Azure resolves them".into(),
             ));
         }
-        if name.key.len() + self.prefix.len() > encode::KEY_BYTES_MAX {
-            return Err(OriginError::Invalid("a key has at most 1,024 bytes".into()));
-        }
         let mut path = format!("/{}/", name.bucket);
-        encode::push_path(&mut path, &self.prefix);
-        encode::push_path(&mut path, &name.key);
+        encode::push_path(&mut path, &key);
         Ok(path)
     }
 
@@ -249,7 +218,7 @@ impl Azure {
     }
 
     async fn list_page(&self, query: &ListQuery) -> Result<ListPage, OriginError> {
-        self.check_bucket(&query.bucket)?;
+        let (prefix, delimiter) = self.scope.listing(query)?;
         if query.keys_max == 0 {
             return Ok(ListPage::default());
         }
@@ -267,11 +236,6 @@ impl Azure {
                 query.start_after.as_deref().unwrap_or_default().to_owned(),
             ),
         };
-        let prefix = format!("{}{}", self.prefix, query.prefix);
-        let delimiter = query
-            .delimiter
-            .as_deref()
-            .filter(|delimiter| !delimiter.is_empty());
         let keys_max = query.keys_max.to_string();
         let path = format!("/{}", query.bucket);
         for _ in 0..PAGES_MAX {
@@ -294,12 +258,10 @@ impl Azure {
             let answer = self
                 .send(Method::GET, &path, &pairs, HeaderMap::new())
                 .await?;
-            if answer.status != StatusCode::OK {
-                return Err(answer.into_error(About::Bucket).await);
-            }
-            let body = answer.collect(wire::ANSWER_BYTES_MAX).await?;
-            let (mut page, next) = parse_list(&body, &self.prefix)
-                .map_err(|error| OriginError::Malformed(error.to_string().into()))?;
+            let below = self.scope.prefix();
+            let (mut page, next) = answer
+                .read(About::Bucket, |body| parse_list(body, below))
+                .await?;
             let last = next.is_empty();
             page.objects
                 .retain(|object| object.key.as_str() > after.as_str());
@@ -328,11 +290,8 @@ impl Azure {
     }
 
     async fn all_containers(&self) -> Result<Vec<BucketEntry>, OriginError> {
-        if let Some(container) = &self.container {
-            return Ok(vec![BucketEntry {
-                name: container.clone(),
-                created: None,
-            }]);
+        if let Some(only) = self.scope.only() {
+            return Ok(only);
         }
         let mut found = Vec::new();
         let mut marker = String::new();
@@ -344,12 +303,7 @@ impl Azure {
             let answer = self
                 .send(Method::GET, "/", &pairs, HeaderMap::new())
                 .await?;
-            if answer.status != StatusCode::OK {
-                return Err(answer.into_error(About::Service).await);
-            }
-            let body = answer.collect(wire::ANSWER_BYTES_MAX).await?;
-            let (names, next) = parse_containers(&body)
-                .map_err(|error| OriginError::Malformed(error.to_string().into()))?;
+            let (names, next) = answer.read(About::Service, parse_containers).await?;
             let before = found.len();
             found.extend(names.into_iter().map(|name| BucketEntry {
                 name,
@@ -392,7 +346,7 @@ impl Origin for Azure {
 
     fn head_bucket<'a>(&'a self, bucket: &'a str) -> BoxFuture<'a, Result<(), OriginError>> {
         Box::pin(async move {
-            self.check_bucket(bucket)?;
+            self.scope.check_bucket(bucket)?;
             let path = format!("/{bucket}");
             let query = [("restype", "container")];
             let answer = self

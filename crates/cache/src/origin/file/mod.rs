@@ -259,20 +259,21 @@ impl Origin for FileOrigin {
     fn buckets(&self) -> BoxFuture<'_, Result<Vec<BucketEntry>, OriginError>> {
         Box::pin(async move {
             let names = if let Some(name) = &self.root_bucket {
-                vec![name.clone()]
+                vec![(name.clone(), None)]
             } else {
                 let root = Arc::clone(&self.root);
                 blocking(&self.blocking, move || {
                     walk::dirs(&root, BUCKETS_MAX).map_err(failure)
                 })
                 .await?
+                .into_iter()
+                // When it was made is not known everywhere: when it last changed will do.
+                .map(|(name, modified)| (name, Some(modified)))
+                .collect()
             };
             Ok(names
                 .into_iter()
-                .map(|name| BucketEntry {
-                    name,
-                    created: None,
-                })
+                .map(|(name, created)| BucketEntry { name, created })
                 .collect())
         })
     }

@@ -22,6 +22,7 @@ use std::{
     ffi::CStr,
     iter::Peekable,
     sync::atomic::{AtomicBool, Ordering},
+    time::SystemTime,
 };
 
 /// Names of one directory that are held at a time.
@@ -341,9 +342,9 @@ impl<'a> Walk<'a> {
 }
 
 /// Visible sub-directories of the root, in order, at most `max`.
-pub(super) fn dirs(root: &Root, max: usize) -> Result<Vec<String>, Errno> {
+pub(super) fn dirs(root: &Root, max: usize) -> Result<Vec<(String, SystemTime)>, Errno> {
     let dir = root.open_dir("")?;
-    let mut names = std::collections::BTreeSet::new();
+    let mut names = BTreeMap::new();
     for entry in Dir::read_from(&dir)? {
         let entry = entry?;
         let Ok(name) = entry.file_name().to_str() else {
@@ -357,8 +358,10 @@ pub(super) fn dirs(root: &Root, max: usize) -> Result<Vec<String>, Errno> {
         {
             continue;
         }
-        if root.stat(name).is_ok_and(|stat| kind(&stat) == Kind::Dir) {
-            names.insert(name.to_owned());
+        if let Ok(stat) = root.stat(name)
+            && kind(&stat) == Kind::Dir
+        {
+            names.insert(name.to_owned(), Identity::of(&stat).modified());
             if names.len() > max {
                 names.pop_last();
             }
@@ -479,7 +482,11 @@ mod tests {
             page(&root, &wanted, &AtomicBool::new(true)).is_err(),
             "cancelled"
         );
-        assert_eq!(dirs(&root, 10).unwrap(), ["b"]);
+        let found = dirs(&root, 10).unwrap();
+        let [(name, modified)] = &found[..] else {
+            panic!("{found:?}");
+        };
+        assert!(name == "b" && *modified > SystemTime::UNIX_EPOCH);
     }
 
     #[test]

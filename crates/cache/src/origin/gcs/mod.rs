@@ -13,6 +13,7 @@ mod answers;
 
 use super::{
     BoxFuture, Origin, OriginError, OriginStream, connector, encode,
+    scope::Scope,
     spec::{OriginConfigError, OriginSpec, parse_endpoint},
     token::{from_token, token},
     validators,
@@ -44,9 +45,7 @@ pub(crate) struct Gcs {
     base: Base,
     credentials: Option<GcpCredentialProvider>,
     project: Option<String>,
-    bucket: Option<String>,
-    /// Empty, or ends in a slash.
-    prefix: String,
+    scope: Scope,
 }
 
 impl Gcs {
@@ -90,57 +89,31 @@ impl Gcs {
                 .map_err(|error| OriginConfigError::Credentials(error.to_string()))?;
             Some(Arc::clone(store.credentials()))
         };
-        let mut id = if own {
+        let service = if own {
             format!("gs+{base}")
         } else {
             "gs:/".to_owned()
         };
-        for part in bucket.iter().map(String::as_str).chain([prefix.as_str()]) {
-            if !part.is_empty() {
-                id.push('/');
-                id.push_str(part);
-            }
-        }
+        let scope = Scope::new(bucket, prefix, is_bucket);
         let project = ["GOOGLE_CLOUD_PROJECT", "GOOGLE_PROJECT", "GCLOUD_PROJECT"]
             .iter()
             .find_map(|name| env.value(name))
             .map(str::to_owned);
         Ok(Self {
-            id,
+            id: scope.id(service),
             client,
             base,
             credentials,
             project,
-            bucket,
-            prefix: if prefix.is_empty() {
-                prefix
-            } else {
-                prefix + "/"
-            },
+            scope,
         })
-    }
-
-    fn check_bucket(&self, bucket: &str) -> Result<(), OriginError> {
-        let known = self.bucket.as_deref().is_none_or(|only| only == bucket);
-        if known && is_bucket(bucket) {
-            Ok(())
-        } else {
-            Err(OriginError::NoSuchBucket)
-        }
     }
 
     /// The object's path: its name is one segment, slashes encoded.
     fn path(&self, name: &ObjectName) -> Result<String, OriginError> {
-        self.check_bucket(&name.bucket)?;
-        if name.key.is_empty() {
-            return Err(OriginError::NoSuchKey);
-        }
-        let key = format!("{}{}", self.prefix, name.key);
+        let key = self.scope.key(name)?;
         if key == "." || key == ".." {
             return Err(OriginError::NoSuchKey);
-        }
-        if key.len() > encode::KEY_BYTES_MAX {
-            return Err(OriginError::Invalid("a key has at most 1,024 bytes".into()));
         }
         let mut path = format!("/storage/v1/b/{}/o/", name.bucket);
         encode::push_segment(&mut path, &key);
@@ -231,7 +204,7 @@ impl Gcs {
     }
 
     async fn list_page(&self, query: &ListQuery) -> Result<ListPage, OriginError> {
-        self.check_bucket(&query.bucket)?;
+        let (prefix, delimiter) = self.scope.listing(query)?;
         if query.keys_max == 0 {
             return Ok(ListPage::default());
         }
@@ -240,13 +213,9 @@ impl Gcs {
             Some(token) => from_token(token)?,
             None => query.start_after.as_deref().unwrap_or_default().to_owned(),
         };
-        let prefix = format!("{}{}", self.prefix, query.prefix);
-        let delimiter = query
-            .delimiter
-            .as_deref()
-            .filter(|delimiter| !delimiter.is_empty());
+        let below = self.scope.prefix();
         let from = start_offset(&after, &query.prefix, delimiter);
-        let from = from.map(|from| format!("{}{from}", self.prefix));
+        let from = from.map(|from| format!("{below}{from}"));
         // One more than asked for, since the first may be the one to start after.
         let results_max = (u32::from(query.keys_max) + 1).to_string();
         let path = format!("/storage/v1/b/{}/o", query.bucket);
@@ -263,7 +232,7 @@ impl Gcs {
             pairs.extend(page_token.as_deref().map(|token| ("pageToken", token)));
             let listing: Listing = self.ask(&path, &pairs, About::Bucket).await?;
             page_token = listing.more().map(str::to_owned);
-            let page = listing.page(&self.prefix, &after, usize::from(query.keys_max))?;
+            let page = listing.page(below, &after, usize::from(query.keys_max))?;
             // Google may give fewer than there are, none even, and say that there is more.
             if page_token.is_none() || !page.objects.is_empty() || !page.prefixes.is_empty() {
                 return Ok(page);
@@ -275,11 +244,8 @@ impl Gcs {
     }
 
     async fn all_buckets(&self) -> Result<Vec<BucketEntry>, OriginError> {
-        if let Some(bucket) = &self.bucket {
-            return Ok(vec![BucketEntry {
-                name: bucket.clone(),
-                created: None,
-            }]);
+        if let Some(only) = self.scope.only() {
+            return Ok(only);
         }
         let Some(project) = &self.project else {
             return Err(OriginError::Unsupported(
@@ -339,7 +305,7 @@ impl Origin for Gcs {
 
     fn head_bucket<'a>(&'a self, bucket: &'a str) -> BoxFuture<'a, Result<(), OriginError>> {
         Box::pin(async move {
-            self.check_bucket(bucket)?;
+            self.scope.check_bucket(bucket)?;
             let path = format!("/storage/v1/b/{bucket}");
             let _: Bucket = self
                 .ask(&path, &[("fields", "name")], About::Bucket)

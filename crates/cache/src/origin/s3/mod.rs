@@ -13,7 +13,9 @@ mod profile;
 use super::{
     BoxFuture, Origin, OriginError, OriginStream, connector, encode,
     env::Environment,
-    headers, sigv4,
+    headers,
+    scope::Scope,
+    sigv4,
     spec::{OriginConfigError, OriginSpec, parse_endpoint},
     validators,
     wire::{self, About, Answer, Base},
@@ -45,10 +47,7 @@ pub(crate) struct S3 {
     /// The region of buckets that have not named another.
     region: String,
     regions: Mutex<HashMap<String, String>>,
-    /// The only bucket there is.
-    bucket: Option<String>,
-    /// Empty, or ends in a slash.
-    prefix: String,
+    scope: Scope,
 }
 
 impl S3 {
@@ -92,57 +91,31 @@ impl S3 {
         }
         let client = spec.http_client()?;
         let credentials = credentials(spec, &env, &region, profile, &client)?;
-        let mut id = match &endpoint {
+        let service = match &endpoint {
             Some(endpoint) => format!("s3+{}", Base::of(endpoint)),
             None => "s3:/".to_owned(),
         };
-        for part in bucket.iter().map(String::as_str).chain([prefix.as_str()]) {
-            if !part.is_empty() {
-                id.push('/');
-                id.push_str(part);
-            }
-        }
+        let scope = Scope::new(bucket, prefix, place::is_bucket);
         Ok(Self {
-            id,
+            id: scope.id(service),
             client,
             addressing: Addressing::new(endpoint.as_ref().map(Base::of), spec.path_style),
             credentials,
             region,
             regions: Mutex::default(),
-            bucket,
-            prefix: if prefix.is_empty() {
-                prefix
-            } else {
-                prefix + "/"
-            },
+            scope,
         })
     }
 
     /// The key as the origin knows it.
     fn key(&self, name: &ObjectName) -> Result<String, OriginError> {
-        self.check_bucket(&name.bucket)?;
-        if name.key.is_empty() {
-            return Err(OriginError::NoSuchKey);
-        }
-        if !self.prefix.is_empty() && encode::has_dot_segment(&name.key) {
+        let key = self.scope.key(name)?;
+        if !self.scope.prefix().is_empty() && encode::has_dot_segment(&name.key) {
             return Err(OriginError::Invalid(
                 "with a prefix, keys with '.' or '..' between slashes are refused".into(),
             ));
         }
-        let key = format!("{}{}", self.prefix, name.key);
-        if key.len() > encode::KEY_BYTES_MAX {
-            return Err(OriginError::Invalid("a key has at most 1,024 bytes".into()));
-        }
         Ok(key)
-    }
-
-    fn check_bucket(&self, bucket: &str) -> Result<(), OriginError> {
-        let known = self.bucket.as_deref().is_none_or(|only| only == bucket);
-        if known && place::is_bucket(bucket) {
-            Ok(())
-        } else {
-            Err(OriginError::NoSuchBucket)
-        }
     }
 
     fn region_of(&self, bucket: Option<&str>) -> String {
@@ -278,12 +251,11 @@ impl S3 {
     }
 
     async fn list_page(&self, query: &ListQuery) -> Result<ListPage, OriginError> {
-        self.check_bucket(&query.bucket)?;
-        let prefix = format!("{}{}", self.prefix, query.prefix);
+        let (prefix, delimiter) = self.scope.listing(query)?;
         let start_after = query
             .start_after
             .as_ref()
-            .map(|key| format!("{}{key}", self.prefix));
+            .map(|key| format!("{}{key}", self.scope.prefix()));
         let keys_max = query.keys_max.to_string();
         let mut pairs = vec![
             ("list-type", "2"),
@@ -291,10 +263,6 @@ impl S3 {
             ("max-keys", keys_max.as_str()),
             ("prefix", prefix.as_str()),
         ];
-        let delimiter = query
-            .delimiter
-            .as_deref()
-            .filter(|delimiter| !delimiter.is_empty());
         pairs.extend(delimiter.map(|delimiter| ("delimiter", delimiter)));
         pairs.extend(
             query
@@ -311,28 +279,18 @@ impl S3 {
                 ..Call::new(Method::GET, Some(&query.bucket), None)
             })
             .await?;
-        if answer.status != StatusCode::OK {
-            return Err(answer.into_error(About::Bucket).await);
-        }
-        let body = answer.collect(wire::ANSWER_BYTES_MAX).await?;
-        let page = answers::list(&body, &self.prefix)
-            .map_err(|error| OriginError::Malformed(error.to_string().into()))?;
-        Ok(page)
+        let below = self.scope.prefix();
+        answer
+            .read(About::Bucket, |body| answers::list(body, below))
+            .await
     }
 
     async fn all_buckets(&self) -> Result<Vec<BucketEntry>, OriginError> {
-        if let Some(bucket) = &self.bucket {
-            return Ok(vec![BucketEntry {
-                name: bucket.clone(),
-                created: None,
-            }]);
+        if let Some(only) = self.scope.only() {
+            return Ok(only);
         }
         let answer = self.call(&Call::new(Method::GET, None, None)).await?;
-        if answer.status != StatusCode::OK {
-            return Err(answer.into_error(About::Service).await);
-        }
-        let body = answer.collect(wire::ANSWER_BYTES_MAX).await?;
-        answers::buckets(&body).map_err(|error| OriginError::Malformed(error.to_string().into()))
+        answer.read(About::Service, answers::buckets).await
     }
 }
 
@@ -364,7 +322,7 @@ impl Origin for S3 {
 
     fn head_bucket<'a>(&'a self, bucket: &'a str) -> BoxFuture<'a, Result<(), OriginError>> {
         Box::pin(async move {
-            self.check_bucket(bucket)?;
+            self.scope.check_bucket(bucket)?;
             let answer = self
                 .call(&Call::new(Method::HEAD, Some(bucket), None))
                 .await?;

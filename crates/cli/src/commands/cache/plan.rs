@@ -42,7 +42,10 @@ pub(super) fn config(settings: &Settings) -> Result<CacheConfig> {
             .map(token)
             .transpose()?,
         disk,
-        store: settings.store.value.as_deref().map(with_endpoint),
+        store: settings.store.value.as_deref().map(|url| OriginSpec {
+            ca: settings.origin_ca.value.clone(),
+            ..with_endpoint(url)
+        }),
         read: read(settings),
     })
 }
@@ -101,6 +104,11 @@ fn origin(settings: &Settings, data: Option<&Path>) -> Result<OriginSpec> {
     spec.region.clone_from(&settings.origin_region.value);
     spec.anonymous = settings.origin_anonymous.value;
     spec.allow_weak = settings.origin_allow_weak.value;
+    // A directory has no use for it; that is said, unless a mirror or a store has.
+    let alone = settings.origin_mirror.value.is_empty() && settings.store.value.is_none();
+    if alone || directory(&spec.url).is_none() {
+        spec.ca.clone_from(&settings.origin_ca.value);
+    }
     if let (Some(data), Some(root)) = (data, directory(&spec.url)) {
         if absolute(&root).starts_with(absolute(data)) {
             let text = format!(
@@ -119,6 +127,9 @@ fn origin(settings: &Settings, data: Option<&Path>) -> Result<OriginSpec> {
 fn mirror(settings: &Settings, url: &str) -> OriginSpec {
     let mut spec = with_endpoint(url);
     spec.anonymous = settings.origin_anonymous.value;
+    if directory(url).is_none() {
+        spec.ca.clone_from(&settings.origin_ca.value);
+    }
     if url.starts_with("s3://") {
         spec.region.clone_from(&settings.origin_region.value);
     }

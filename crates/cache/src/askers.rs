@@ -1,0 +1,125 @@
+//! On whose behalf a key is asked for: what joins a client's request, in logs and at the origin, to
+//! the one fetch that it began or joined.
+//!
+//! Kept for as long as somebody waits for the key, and a while for each fetch, since a body may be
+//! resumed after everybody has had the first byte. Nothing but logs and a header hangs on it.
+
+use crate::{key::CacheKey, ttl::TtlMap};
+use gannet::engine::FetchId;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+/// Fetches whose first asker is remembered, and for how long.
+const FETCHES_MAX: usize = 4096;
+const FETCH_TTL: Duration = Duration::from_secs(300);
+
+/// Who waits for what.
+#[derive(Debug)]
+pub(crate) struct Askers {
+    waiting: Arc<Mutex<HashMap<CacheKey, Asker>>>,
+    fetches: TtlMap<FetchId, Arc<str>>,
+}
+
+#[derive(Debug)]
+struct Asker {
+    first: Arc<str>,
+    waiting: u32,
+    /// The fetch under way for the key, once an attempt of it has begun.
+    fetch: Option<FetchId>,
+}
+
+impl Askers {
+    pub(crate) fn new() -> Self {
+        Self {
+            waiting: Arc::default(),
+            fetches: TtlMap::new(FETCHES_MAX, usize::MAX),
+        }
+    }
+
+    /// Notes that a request waits for a key, until what is returned is dropped.
+    pub(crate) fn enter(&self, key: &CacheKey, request: &Arc<str>) -> Asking {
+        let mut map = lock(&self.waiting);
+        let asker = map.entry(key.clone()).or_insert_with(|| Asker {
+            first: Arc::clone(request),
+            waiting: 0,
+            fetch: None,
+        });
+        asker.waiting += 1;
+        if asker.waiting > 1 {
+            let fetch = asker.fetch.map(|fetch| fetch.0);
+            tracing::debug!(%request, first = %asker.first, fetch, ?key, "waits with another");
+        }
+        Asking {
+            waiting: Arc::clone(&self.waiting),
+            key: key.clone(),
+        }
+    }
+
+    /// For whom this fetch is: the first that asked for its key.
+    pub(crate) fn of(&self, fetch: FetchId, key: &CacheKey) -> Option<Arc<str>> {
+        if let Some(known) = self.fetches.get(&fetch) {
+            return Some(known.value);
+        }
+        let first = {
+            let mut map = lock(&self.waiting);
+            let asker = map.get_mut(key)?;
+            asker.fetch = Some(fetch);
+            Arc::clone(&asker.first)
+        };
+        self.fetches.insert(fetch, Arc::clone(&first), 1, FETCH_TTL);
+        Some(first)
+    }
+}
+
+/// A request that waits.
+#[derive(Debug)]
+pub(crate) struct Asking {
+    waiting: Arc<Mutex<HashMap<CacheKey, Asker>>>,
+    key: CacheKey,
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let mut map = lock(&self.waiting);
+        if let Some(asker) = map.get_mut(&self.key) {
+            asker.waiting -= 1;
+            if asker.waiting == 0 {
+                map.remove(&self.key);
+            }
+        }
+    }
+}
+
+fn lock(
+    map: &Mutex<HashMap<CacheKey, Asker>>,
+) -> std::sync::MutexGuard<'_, HashMap<CacheKey, Asker>> {
+    map.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_asker_stands_for_the_fetch() {
+        let askers = Askers::new();
+        let key = CacheKey::Bucket("b".into());
+        assert_eq!(askers.of(FetchId(1), &key), None);
+        let one = askers.enter(&key, &"one".into());
+        let two = askers.enter(&key, &"two".into());
+        assert_eq!(askers.of(FetchId(1), &key).as_deref(), Some("one"));
+        drop(one);
+        assert_eq!(askers.of(FetchId(2), &key).as_deref(), Some("one"));
+        drop(two);
+        assert!(lock(&askers.waiting).is_empty());
+        assert_eq!(
+            askers.of(FetchId(1), &key).as_deref(),
+            Some("one"),
+            "resumed"
+        );
+        assert_eq!(askers.of(FetchId(3), &key), None);
+    }
+}
