@@ -388,9 +388,11 @@ impl Model {
                     let open = self.up.iter().any(|s| !self.blocked.contains(s));
                     // Those that may serve it may all be absent, while others are there: then it
                     // stands in the queue of each, which is how it learns that one has come.
-                    let absent =
-                        |s: &SourceId| !self.up.contains(&s.0) || self.blocked.contains(&s.0);
-                    let stands = !fetch.waits_for.is_empty() && fetch.waits_for.iter().all(absent);
+                    // Where any may serve it, nobody at all is there.
+                    let mut who = snapshot.sources.iter().filter(|s| {
+                        fetch.waits_for.is_empty() || fetch.waits_for.contains(&s.source)
+                    });
+                    let stands = who.all(|s| !s.up || s.blocked.is_some());
                     fetch.wakes.is_some() || !open || stands
                 }
             };
