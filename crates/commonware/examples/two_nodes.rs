@@ -8,7 +8,10 @@
 //! nothing else changes.
 
 use bytes::Bytes;
-use commonware_cryptography::{ChaCha20Poly1305, Signer as _, ed25519::PrivateKey};
+use commonware_cryptography::{
+    ChaCha20Poly1305, Signer as _,
+    ed25519::{PrivateKey, PublicKey},
+};
 use commonware_p2p::{Address, AddressableManager as _, authenticated::lookup};
 use commonware_resolver::{Consumer, Delivery, Resolver as _};
 use commonware_runtime::{Clock as _, Quota, Runner as _, Supervisor as _, tokio};
@@ -76,6 +79,7 @@ impl Consumer for Reader {
 }
 
 type Peer = (PrivateKey, SocketAddr);
+type Pages = mpsc::UnboundedReceiver<(u64, Bytes)>;
 
 /// Starts a node: its network, and the engine on a channel of it.
 fn start(
@@ -83,10 +87,7 @@ fn start(
     (signer, listen): Peer,
     peers: &[Peer],
     library: Library,
-) -> (
-    Mailbox<u64, <PrivateKey as commonware_cryptography::Signer>::PublicKey>,
-    mpsc::UnboundedReceiver<(u64, Bytes)>,
-) {
+) -> (Mailbox<u64, PublicKey>, Pages) {
     let me = signer.public_key();
     let sake = Sake {
         signer,
