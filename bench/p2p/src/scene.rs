@@ -68,6 +68,7 @@ pub(crate) fn all(quick: bool) -> Vec<Scene> {
         stuck(3_000),
         quota(2_000, 10, 10),
         quota(5_000, 10, 10),
+        quota(5_000, 1_000, 1),
     ]
 }
 
@@ -125,10 +126,12 @@ macro_rules! start {
 
 /// Has the keys fetched by either engine, after those that cannot be had.
 macro_rules! fetch {
-    ($scene:expr, $mailbox:expr, $keys:expr) => {{
+    ($scene:expr, $context:expr, $mailbox:expr, $keys:expr) => {{
         let away = PrivateKey::from_seed(u64::MAX).public_key();
         let stuck = (0..$scene.stuck).map(|n| (u64::MAX - n, non_empty_vec![away.clone()]));
         $mailbox.fetch_all_targeted(stuck.collect::<Vec<_>>());
+        // They are the older ones: whoever goes by age comes upon them first.
+        $context.sleep(Duration::from_millis(10)).await;
         $mailbox.fetch_all($keys);
     }};
 }
@@ -174,7 +177,7 @@ impl Scene {
                         start!(stock::Engine<_, _, _, _, _, _, _>, context, &peers, consumer, network);
                     context.sleep(Duration::from_millis(10)).await;
                     let begun = cpu();
-                    fetch!(self, mailbox, keys);
+                    fetch!(self, context, mailbox, keys);
                     for _ in 0..self.keys {
                         delivered.recv().await.expect("the engine runs");
                     }
@@ -190,7 +193,7 @@ impl Scene {
                     );
                     context.sleep(Duration::from_millis(10)).await;
                     let begun = cpu();
-                    fetch!(self, mailbox, keys);
+                    fetch!(self, context, mailbox, keys);
                     for _ in 0..self.keys {
                         delivered.recv().await.expect("the engine runs");
                     }
@@ -221,8 +224,7 @@ pub(crate) fn bytes_a_waiting_key(kind: Kind, keys: u64, allocator: &StatsAlloc<
             Kind::Stock => {
                 let mut mailbox =
                     start!(stock::Engine<_, _, _, _, _, _, _>, context, &peers, consumer, network);
-                fetch!(scene, mailbox, Vec::<u64>::new());
-                context.sleep(Duration::from_millis(10)).await;
+                fetch!(scene, context, mailbox, Vec::<u64>::new());
             }
             Kind::Ours => {
                 let mut mailbox = start!(
@@ -232,8 +234,7 @@ pub(crate) fn bytes_a_waiting_key(kind: Kind, keys: u64, allocator: &StatsAlloc<
                     consumer,
                     network
                 );
-                fetch!(scene, mailbox, Vec::<u64>::new());
-                context.sleep(Duration::from_millis(10)).await;
+                fetch!(scene, context, mailbox, Vec::<u64>::new());
             }
         }
         let change = region.change();
