@@ -288,7 +288,11 @@ where
             Some(Outcome::Invalid) => {
                 self.metrics.fetch.inc(Status::Failure);
                 if first {
-                    commonware_p2p::block!(self.blocker, answer.peer.clone(), "invalid answer");
+                    commonware_p2p::block!(
+                        self.blocker,
+                        answer.peer.as_ref().clone(),
+                        "invalid answer"
+                    );
                 } else {
                     warn!(peer = ?answer.peer, "an answer found good before was rejected");
                 }
@@ -420,7 +424,7 @@ where
                 .handle_input(at.now, Input::Declined { attempt, until });
         };
         self.metrics.requests_created.inc(Status::Success);
-        let rest = match sender.check(Recipients::One(peer.clone())) {
+        let rest = match sender.check(Recipients::One(peer.as_ref().clone())) {
             Err(until) => until.duration_since(at.wall).unwrap_or_default(),
             Ok(checked) => {
                 let message = Message {

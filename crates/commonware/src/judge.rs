@@ -7,6 +7,7 @@ use commonware_utils::{channel::oneshot, futures::Pool};
 use std::{
     future::{Future, poll_fn},
     pin::Pin,
+    sync::Arc,
     task::Poll,
     time::Duration,
 };
@@ -16,7 +17,7 @@ use std::{
 pub(crate) struct Answer<P> {
     pub(crate) fetch: FetchId,
     pub(crate) source: SourceId,
-    pub(crate) peer: P,
+    pub(crate) peer: Arc<P>,
     /// From the request to the answer.
     pub(crate) took: Duration,
     pub(crate) bytes: Bytes,
@@ -62,7 +63,7 @@ pub(crate) struct Judge<Con, P> {
 impl<Con, P> Judge<Con, P>
 where
     Con: Consumer<Value = Bytes>,
-    P: Send + 'static,
+    P: Send + Sync + 'static,
 {
     pub(crate) fn new(consumer: Con) -> Self {
         Self {

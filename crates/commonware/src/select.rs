@@ -4,7 +4,7 @@
 //! forgotten, and comes back, if it does, as a new one.
 
 use crate::machine::{GroupId, Input, SourceId};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Ourselves, where the configuration says who we are.
 pub(crate) const ME: SourceId = SourceId(0);
@@ -14,7 +14,8 @@ const PEERS: GroupId = GroupId(0);
 
 #[derive(Debug)]
 struct Peer<P> {
-    key: P,
+    /// Shared, for a key may be large and requests hold it.
+    key: Arc<P>,
     latest: bool,
     blocked: bool,
     /// Fetches that name it as a target.
@@ -52,7 +53,7 @@ impl<P: Clone + Ord> Roster<P> {
         self.next += 1;
         self.sources.insert(peer.clone(), source);
         let peer = Peer {
-            key: peer.clone(),
+            key: Arc::new(peer.clone()),
             latest: false,
             blocked: false,
             named: 0,
@@ -62,7 +63,7 @@ impl<P: Clone + Ord> Roster<P> {
     }
 
     /// The peer with this number.
-    pub(crate) fn peer(&self, source: SourceId) -> Option<&P> {
+    pub(crate) fn peer(&self, source: SourceId) -> Option<&Arc<P>> {
         Some(&self.peers.get(&source)?.key)
     }
 
@@ -88,7 +89,7 @@ impl<P: Clone + Ord> Roster<P> {
             return;
         };
         if !peer.latest && !peer.blocked && peer.named == 0 {
-            self.sources.remove(&peer.key);
+            self.sources.remove(&*peer.key);
             self.peers.remove(&source);
         }
     }
@@ -170,7 +171,7 @@ mod tests {
             ["block 2", "block 4"]
         );
         assert_eq!(told(roster.blocked(&['x'])), ["unblock 2"]);
-        assert_eq!(roster.peer(SourceId(2)), Some(&'b'));
+        assert_eq!(roster.peer(SourceId(2)), Some(&Arc::new('b')));
         assert_eq!(roster.peer(SourceId(1)), None, "forgotten");
         assert_eq!(roster.peer(ME), None);
     }

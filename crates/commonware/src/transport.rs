@@ -7,7 +7,7 @@ use crate::machine::{AttemptId, FetchId, SourceId, Time};
 use bytes::{BufMut, Bytes};
 use commonware_codec::{Buf, BufsMut, EncodeSize, Error, FixedSize, Read, ReadExt, Write};
 use commonware_utils::Span;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 const REQUEST: u8 = 0;
 const RESPONSE: u8 = 1;
@@ -106,7 +106,7 @@ impl<K: Span> Read for Message<K> {
 pub(crate) struct Request<P> {
     pub(crate) fetch: FetchId,
     pub(crate) source: SourceId,
-    pub(crate) peer: P,
+    pub(crate) peer: Arc<P>,
     pub(crate) began: Time,
 }
 
@@ -140,7 +140,7 @@ impl<P: PartialEq> Requests<P> {
     /// way no more.
     pub(crate) fn answered(&mut self, id: u64, peer: &P) -> Option<(AttemptId, Request<P>)> {
         let attempt = AttemptId(id.wrapping_sub(self.first));
-        if self.under_way.get(&attempt)?.peer != *peer {
+        if self.under_way.get(&attempt)?.peer.as_ref() != peer {
             return None;
         }
         Some((attempt, self.under_way.remove(&attempt)?))
@@ -211,7 +211,7 @@ mod tests {
             let request = Request {
                 fetch: FetchId(n),
                 source: SourceId(n),
-                peer: n,
+                peer: Arc::new(n),
                 began: Time::ZERO,
             };
             requests.sent(AttemptId(n), request);

@@ -1,5 +1,5 @@
 //! What the tests share: a producer and a consumer whose data follows from the key.
-#![allow(dead_code, unreachable_pub)] // Each test file uses a part of it.
+#![allow(dead_code, unreachable_pub, unused_macros)] // Each test file uses a part of it.
 
 use bytes::Bytes;
 use commonware_resolver::{Consumer, Delivery, Outcome, Resolution, p2p::Producer};
