@@ -107,10 +107,20 @@ impl<K: Key> Engine<K> {
         };
         let pause = backoff.pause(failures);
         let pause = jittered(pause, backoff.jitter_permille, &mut self.rng);
+        // A pause of nothing is none, where somebody was asked in this cycle: whoever answers gives
+        // the next cycle its beat. Where nobody was, only time can change that.
+        let at_once = pause.is_zero()
+            && f.race
+                .as_ref()
+                .is_some_and(|race| race.tried_cycle == f.cycles && !race.tried.is_empty());
         f.cycles += 1;
         // What another version's source said does not bind the next cycle.
         if f.race.as_ref().is_some_and(|race| race.other_identity) {
             self.discard_body(fetch);
+        }
+        if at_once {
+            self.unreserve_idle(fetch);
+            return self.begin_cycle(fetch);
         }
         let until = now.after(pause.max(LOOK_MIN));
         if self.config.events_max > 0 {

@@ -300,6 +300,17 @@ impl<K: Key> Engine<K> {
         Some(&self.fetches[self.fetches.find(fetch.0)?].key)
     }
 
+    /// The fetch that a want of this key would join. O(1).
+    pub fn find(&self, key: &K) -> Option<FetchId> {
+        Some(self.fetch_id(self.find_fetch(key)?))
+    }
+
+    /// What a source is known to do: units (bytes or answers) per second charged, which is also its
+    /// weight in a draw. O(1).
+    pub fn performance(&self, source: SourceId) -> Option<u64> {
+        Some(self.sources[self.find_source(source)?].performance.rate())
+    }
+
     /// The fetch that a live waiter has joined. O(1).
     pub fn fetch_of(&self, waiter: WaiterId) -> Option<FetchId> {
         Some(self.fetch_id(self.waiters[self.find_waiter(waiter)?].fetch))

@@ -205,7 +205,7 @@ pub enum Retry {
 /// Exponential back-off: `base * factor^n`, at most `cap`, plus or minus jitter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
-    /// The first pause.
+    /// The first pause; zero: the next cycle follows at once on the answers of the last.
     pub base: Duration,
     /// The growth from one pause to the next.
     pub factor: u32,

@@ -603,6 +603,36 @@ fn c10_the_pauses_between_cycles_grow() {
 }
 
 #[test]
+fn c10_a_pause_of_nothing_is_none_where_somebody_answers() {
+    let plan = Plan {
+        rounds_max: Some(nz(1)),
+        retry: Retry::UntilReleased {
+            backoff: backoff(0),
+        },
+        ..Plan::default()
+    };
+    let mut rig = Rig::with(&[1, 2]);
+    rig.want(1, 5, any(plan.clone()));
+    // One attempt a cycle, one cycle after the other, and no time passes.
+    for _ in 0..5 {
+        let start = rig.start();
+        rig.end(start.attempt, End::Missing);
+    }
+    let start = rig.start();
+    rig.complete(start.attempt, 10);
+    let judge = rig.judge();
+    rig.judged(judge.judgement, Verdict::Ambiguous);
+    rig.start();
+    // With nobody to ask there is no answer to go by, and it must not spin.
+    rig.want(2, 6, ranked(plan.clone()));
+    let fetch = rig.engine.find(&6).expect("in flight");
+    rig.rank(fetch, &[9]);
+    rig.want(3, 7, only(&[9], plan));
+    rig.no_start();
+    rig.wait(ms(1));
+}
+
+#[test]
 fn c10_a_deadline_can_be_moved() {
     let mut rig = Rig::new(config());
     let at = |rig: &Rig, n| Some(rig.now.after(secs(n)));
@@ -904,6 +934,23 @@ fn c13_a_snapshot_shows_what_is_in_flight() {
         (1, 1, 2)
     );
     assert_eq!(rig.engine.key(view.fetch), Some(&5));
+}
+
+#[test]
+fn c13_fetches_and_performance_can_be_looked_up() {
+    let mut rig = Rig::with(&[1]);
+    assert_eq!(rig.engine.find(&5), None);
+    assert_eq!(rig.engine.performance(SourceId(9)), None);
+    rig.want(1, 5, any(Plan::default()));
+    let start = rig.start();
+    assert_eq!(rig.engine.find(&5), Some(start.fetch));
+    assert_eq!(rig.engine.fetch_of(WaiterId(1)), Some(start.fetch));
+    rig.wait(secs(1));
+    rig.complete(start.attempt, 1000);
+    let judge = rig.judge();
+    rig.judged(judge.judgement, Verdict::Valid);
+    assert_eq!(rig.engine.performance(SourceId(1)), Some(1000));
+    assert_eq!(rig.engine.find(&5), None, "it is over");
 }
 
 #[test]

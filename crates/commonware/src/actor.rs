@@ -1,0 +1,259 @@
+//! The task: one loop over everything that happens.
+
+use crate::{
+    config::{Config, Tuning, plan},
+    drive::{Driver, Moment, Steady},
+    mailbox::{Mailbox, Message as Told},
+    metrics::Metrics,
+    serve::{Served, Serves},
+    transport::{Message, Payload},
+};
+use bytes::Bytes;
+use commonware_actor::mailbox;
+use commonware_cryptography::PublicKey;
+use commonware_macros::select_loop;
+use commonware_p2p::{
+    Blocker, Provider, Receiver, Recipients, Sender, utils::codec::WrappedReceiver,
+};
+use commonware_resolver::{Consumer, p2p::Producer};
+use commonware_runtime::{
+    Clock, ContextCell, Handle, Metrics as Registry, Spawner, iobuf::EncodeExt as _, spawn_cell,
+    telemetry::metrics::status::Status,
+};
+use commonware_utils::{Span, futures::OptionFuture};
+use rand_core::Rng;
+use std::{fmt, time::SystemTime};
+use tracing::{debug, error, trace, warn};
+
+/// Fetches for the application, and serves peers: the stock engine's place, with its construction.
+pub struct Engine<E, P, D, B, Key, Con, Pro>
+where
+    E: Clock + Spawner + Rng + Registry,
+    P: PublicKey,
+    D: Provider<PublicKey = P>,
+    B: Blocker<PublicKey = P>,
+    Key: Span,
+    Con: Consumer<Key = Key, Value = Bytes>,
+    Pro: Producer<Key = Key>,
+{
+    context: ContextCell<E>,
+    peer_provider: D,
+    blocker: B,
+    mailbox: mailbox::Receiver<Told<Key, P, Con::Subscriber>>,
+    driver: Driver<P, B, Key, Con>,
+    serves: Serves<Pro, P, SystemTime>,
+    steady: Steady,
+    priority_responses: bool,
+}
+
+impl<E, P, D, B, Key, Con, Pro> Engine<E, P, D, B, Key, Con, Pro>
+where
+    E: Clock + Spawner + Rng + Registry,
+    P: PublicKey,
+    D: Provider<PublicKey = P>,
+    B: Blocker<PublicKey = P>,
+    Key: Span,
+    Con: Consumer<Key = Key, Value = Bytes, Subscriber: Ord>,
+    Pro: Producer<Key = Key>,
+{
+    /// An engine that behaves as the stock one does, and the mailbox by which it is told what to
+    /// fetch. Nothing happens before [`start`](Self::start).
+    pub fn new(
+        context: E,
+        cfg: Config<P, D, B, Key, Con, Pro>,
+    ) -> (Self, Mailbox<Key, P, Con::Subscriber>) {
+        Self::with_tuning(context, cfg, Tuning::default())
+    }
+
+    /// As [`new`](Self::new), with the settings that the stock engine does not have.
+    pub fn with_tuning(
+        mut context: E,
+        cfg: Config<P, D, B, Key, Con, Pro>,
+        tuning: Tuning,
+    ) -> (Self, Mailbox<Key, P, Con::Subscriber>) {
+        let (sender, receiver) = mailbox::new(context.child("mailbox"), cfg.mailbox_size);
+        let random = [context.next_u64(), context.next_u64()];
+        let delay = cfg.fetch_retry_delay;
+        let driver = Driver::new(
+            cfg.me,
+            (plan(cfg.fetch_timeout.get(), delay, &tuning), delay),
+            (cfg.consumer, cfg.blocker.clone()),
+            cfg.priority_requests,
+            Metrics::new(&context),
+            random,
+        );
+        let engine = Self {
+            context: ContextCell::new(context),
+            peer_provider: cfg.peer_provider,
+            blocker: cfg.blocker,
+            mailbox: receiver,
+            driver,
+            serves: Serves::new(cfg.producer, tuning.serves_max),
+            steady: Steady::default(),
+            priority_responses: cfg.priority_responses,
+        };
+        (engine, Mailbox::new(sender))
+    }
+
+    /// Runs until the context stops, the handle is aborted, or the network or every mailbox is
+    /// gone. What is under way then is dropped: deliveries close, requests go unanswered.
+    pub fn start<NetS, NetR>(mut self, network: (NetS, NetR)) -> Handle<()>
+    where
+        NetS: Sender<PublicKey = P>,
+        NetR: Receiver<PublicKey = P>,
+    {
+        spawn_cell!(self.context, self.run(network))
+    }
+
+    async fn run<NetS, NetR>(mut self, (mut sender, receiver): (NetS, NetR))
+    where
+        NetS: Sender<PublicKey = P>,
+        NetR: Receiver<PublicKey = P>,
+    {
+        let mut receiver = WrappedReceiver::<NetR, Message<Key>>::new((), receiver);
+        let mut peer_sets = self.peer_provider.subscribe().await;
+        let mut last_set = None;
+        let mut blocked_sets = Some(self.blocker.blocked());
+        select_loop! {
+            self.context,
+            on_start => {
+                let at = self.moment();
+                self.driver.note_sizes(self.serves.len());
+                let timer = self.driver.sleep(at).map(|time| self.context.sleep(time));
+                let timer = OptionFuture::from(timer);
+                let blocked = blocked_sets.as_mut().map(|sets| sets.recv());
+                let blocked = OptionFuture::from(blocked);
+                let more = self.driver.has_more().then(|| std::future::ready(()));
+                let more = OptionFuture::from(more);
+            },
+            on_stopped => {
+                debug!("stopped");
+            },
+            Some(update) = peer_sets.recv() else {
+                debug!("no more peer sets");
+                return;
+            } => {
+                if last_set < Some(update.index) {
+                    last_set = Some(update.index);
+                    let at = self.moment();
+                    self.driver.latest(at, update.latest.union().as_ref());
+                }
+            },
+            set = blocked => match set {
+                Some(set) => {
+                    let at = self.moment();
+                    self.driver.blocked(at, set.as_ref());
+                }
+                // Who is blocked now stays so; fetching goes on.
+                None => blocked_sets = None,
+            },
+            _ = timer => {},
+            // Outcomes before wants: a key that is done is wanted anew, not joined.
+            judged = self.driver.judge.next() => {
+                let at = self.moment();
+                self.driver.judged(at, judged, &mut sender);
+            },
+            Some(told) = self.mailbox.recv() else {
+                debug!("no more mailboxes");
+                return;
+            } => {
+                let at = self.moment();
+                match told {
+                    Told::Fetch(keys) => {
+                        for wanted in keys {
+                            self.driver.wanted(at, wanted);
+                        }
+                    }
+                    Told::Retain(keep) => self.driver.retain(at, &keep),
+                }
+            },
+            served = self.serves.next() => {
+                self.respond(served, &mut sender);
+            },
+            message = receiver.recv() => {
+                let (peer, message) = match message {
+                    Ok(message) => message,
+                    Err(err) => {
+                        error!(?err, "the network is gone");
+                        return;
+                    }
+                };
+                match message {
+                    Ok(message) => self.received(peer, message, &mut sender),
+                    Err(err) => {
+                        trace!(?err, ?peer, "malformed message");
+                        self.driver.metrics.malformed.inc();
+                    }
+                }
+            },
+            _ = more => {},
+            on_end => {
+                let at = self.moment();
+                self.driver.time(at);
+                self.driver.drive(at, &mut sender);
+            },
+        }
+    }
+
+    fn moment(&mut self) -> Moment {
+        self.steady.at(self.context.current())
+    }
+
+    fn received<NetS>(&mut self, peer: P, message: Message<Key>, sender: &mut NetS)
+    where
+        NetS: Sender<PublicKey = P>,
+    {
+        let at = self.moment();
+        match message.payload {
+            Payload::Request(key) => {
+                let refused = self.serves.requested(peer, message.id, key, at.wall);
+                if let Some(refused) = refused {
+                    self.respond(refused, sender);
+                }
+            }
+            Payload::Response(bytes) => self.driver.response(at, &peer, message.id, bytes),
+            Payload::Missing => self.driver.missing(at, &peer, message.id),
+        }
+    }
+
+    fn respond<NetS>(&mut self, served: Served<P, SystemTime>, sender: &mut NetS)
+    where
+        NetS: Sender<PublicKey = P>,
+    {
+        let metrics = &self.driver.metrics;
+        let payload = match served.bytes {
+            Some(bytes) => {
+                let took = self.context.current().duration_since(served.since);
+                let took = took.unwrap_or_default().as_secs_f64();
+                metrics.serve_duration.observe(took);
+                metrics.serve.inc(Status::Success);
+                Payload::Response(bytes)
+            }
+            None => {
+                metrics.serve.inc(Status::Failure);
+                Payload::<Key>::Missing
+            }
+        };
+        let id = served.id;
+        let message = Message { id, payload }.encode_iobufs();
+        let to = Recipients::One(served.peer.clone());
+        if sender.send(to, message, self.priority_responses).is_empty() {
+            warn!(peer = ?served.peer, id, "answer not taken");
+        }
+    }
+}
+
+impl<E, P, D, B, Key, Con, Pro> fmt::Debug for Engine<E, P, D, B, Key, Con, Pro>
+where
+    E: Clock + Spawner + Rng + Registry,
+    P: PublicKey,
+    D: Provider<PublicKey = P>,
+    B: Blocker<PublicKey = P>,
+    Key: Span,
+    Con: Consumer<Key = Key, Value = Bytes>,
+    Pro: Producer<Key = Key>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").finish_non_exhaustive()
+    }
+}
