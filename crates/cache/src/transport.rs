@@ -165,6 +165,7 @@ impl Ways {
             .read(
                 &version.name,
                 &version.etag,
+                Some(version.size),
                 range.start + from_byte..range.end,
             )
             .await;

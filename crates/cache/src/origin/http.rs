@@ -172,6 +172,7 @@ impl Http {
         &self,
         name: &ObjectName,
         etag: &str,
+        size: Option<u64>,
         range: Range<u64>,
     ) -> Result<OriginStream, OriginError> {
         let uri = self.uri(name)?;
@@ -191,18 +192,18 @@ impl Http {
         if !answer.status.is_success() {
             return Err(answer.into_error(About::Object).await);
         }
-        let size = match answer.status {
+        let found = match answer.status {
             StatusCode::PARTIAL_CONTENT => {
                 validators::content_range(&answer.headers).and_then(|content| content.size)
             }
             _ => validators::content_length(&answer.headers),
         };
-        match identity(&answer.headers, size, self.allow_weak) {
+        match identity(&answer.headers, found, self.allow_weak) {
             Some(found) if *found == *etag => {}
             Some(_) => return Err(OriginError::Changed),
             None => return Err(OriginError::MissingEtag),
         }
-        wire::ranged(answer, &range, wire::SKIP_BYTES_MAX)
+        wire::ranged(answer, size, &range, wire::SKIP_BYTES_MAX)
     }
 }
 
@@ -245,9 +246,10 @@ impl Origin for Http {
         &'a self,
         name: &'a ObjectName,
         etag: &'a str,
+        size: Option<u64>,
         range: Range<u64>,
     ) -> BoxFuture<'a, Result<OriginStream, OriginError>> {
-        Box::pin(self.read_range(name, etag, range))
+        Box::pin(self.read_range(name, etag, size, range))
     }
 
     fn list<'a>(&'a self, _query: &'a ListQuery) -> BoxFuture<'a, Result<ListPage, OriginError>> {

@@ -64,11 +64,12 @@ pub trait Origin: fmt::Debug + Send + Sync + 'static {
     /// Bytes `range` (not empty, within the size) of the version with this etag. Fails with
     /// [`OriginError::Changed`] where the origin has another version by now; verifies that the answer
     /// carries that etag and exactly that range, and ends the stream with an error where it breaks
-    /// off short.
+    /// off short. A whole of another `size`, where that is known, is another version, whatever its etag.
     fn read<'a>(
         &'a self,
         name: &'a ObjectName,
         etag: &'a str,
+        size: Option<u64>,
         range: Range<u64>,
     ) -> BoxFuture<'a, Result<OriginStream, OriginError>>;
 

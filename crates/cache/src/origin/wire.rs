@@ -282,21 +282,29 @@ fn redirected(status: StatusCode, headers: &HeaderMap) -> String {
 
 /// The bytes of a read, checked: exactly `want` arrives, or an error comes last.
 ///
+/// `size` is what the whole is known to have: a server that says otherwise has another version, though
+/// it may call it by the same etag.
+///
 /// A server that ignores Range (200) is read up to the end of the range, and cut; what lies before
 /// it is thrown away, up to `skip_max`.
 pub(crate) fn ranged(
     answer: Answer,
+    size: Option<u64>,
     want: &Range<u64>,
     skip_max: u64,
 ) -> Result<OriginStream, OriginError> {
     let length = validators::content_length(&answer.headers);
     let wanted = want.end - want.start;
     let malformed = |what: String| Err(OriginError::Malformed(what.into()));
+    let is_another = |says: Option<u64>| says.is_some_and(|says| size.is_some_and(|is| is != says));
     let skip = match answer.status {
         StatusCode::PARTIAL_CONTENT => {
             let Some(content) = validators::content_range(&answer.headers) else {
                 return malformed("206 without a Content-Range of one range".to_owned());
             };
+            if is_another(content.size) {
+                return Err(OriginError::Changed);
+            }
             if content.range.as_ref() != Some(want) {
                 return malformed(format!("asked for bytes {want:?}, got {:?}", content.range));
             }
@@ -308,9 +316,13 @@ pub(crate) fn ranged(
             0
         }
         StatusCode::OK => {
+            let encoded = answer.headers.contains_key(header::CONTENT_ENCODING);
             // Without a length, nothing tells the bytes asked for from a compressed form of them.
-            if length.is_none() && answer.headers.contains_key(header::CONTENT_ENCODING) {
+            if encoded && (length.is_none() || is_another(length)) {
                 return malformed("compressed on the way, though it was not asked for".to_owned());
+            }
+            if is_another(length) {
+                return Err(OriginError::Changed);
             }
             if length.is_some_and(|length| length < want.end) {
                 return malformed(format!(

@@ -135,6 +135,7 @@ impl Origin for Fake {
         &'a self,
         name: &'a ObjectName,
         etag: &'a str,
+        _size: Option<u64>,
         range: Range<u64>,
     ) -> BoxFuture<'a, Result<OriginStream, OriginError>> {
         Box::pin(async move {

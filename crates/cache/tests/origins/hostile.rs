@@ -4,6 +4,7 @@ use super::{
     anonymous, name, origin, read,
     script::{Script, answer},
 };
+use futures_util::TryStreamExt as _;
 use gannet_cache::{origin::OriginError, types::ListQuery};
 
 fn query() -> ListQuery {
@@ -131,6 +132,40 @@ async fn reads() {
             Err(error) => {
                 assert!(error.to_string().starts_with(want), "{shown}: {error:?}");
             }
+        }
+    }
+}
+
+/// The object has nine bytes, as far as anybody knows.
+#[tokio::test]
+async fn another_size_is_another_version() {
+    let partial = "206 Partial Content\r\netag: \"e\"\r\ncontent-range: bytes 2-4";
+    let encoded = "200 OK\r\netag: \"e\"\r\ncontent-encoding: gzip";
+    for (raw, want) in [
+        (answer(&format!("{partial}/9"), "cde"), "cde"),
+        (answer(&format!("{partial}/*"), "cde"), "cde"),
+        (
+            answer(&format!("{partial}/10"), "cde"),
+            "the object changed",
+        ),
+        (answer("200 OK\r\netag: \"e\"", "abcdefghi"), "cde"),
+        (
+            answer("200 OK\r\netag: \"e\"", "abcdefgh"),
+            "the object changed",
+        ),
+        (answer(encoded, "abcdefghi"), "cde"), // Stored like that.
+        (answer(encoded, "abcdefgh"), "malformed answer"),
+    ] {
+        let server = Script::always(&raw).await;
+        let origin = origin(&server.url, None, &[]);
+        let name = name("bucket", "k");
+        let got: Result<Vec<_>, _> = match origin.read(&name, "\"e\"", Some(9), 2..5).await {
+            Ok(stream) => stream.try_collect().await,
+            Err(error) => Err(error),
+        };
+        match got {
+            Ok(pieces) => assert_eq!(pieces.concat(), want.as_bytes(), "{raw}"),
+            Err(error) => assert!(error.to_string().starts_with(want), "{raw}: {error:?}"),
         }
     }
 }

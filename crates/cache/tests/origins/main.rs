@@ -48,7 +48,7 @@ async fn read(
     etag: &str,
     range: Range<u64>,
 ) -> Result<Vec<u8>, OriginError> {
-    let stream = origin.read(name, etag, range).await?;
+    let stream = origin.read(name, etag, None, range).await?;
     let pieces: Vec<_> = stream.try_collect().await?;
     Ok(pieces.concat())
 }

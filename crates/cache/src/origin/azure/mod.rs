@@ -204,6 +204,7 @@ impl Azure {
         &self,
         name: &ObjectName,
         etag: &str,
+        size: Option<u64>,
         range: Range<u64>,
     ) -> Result<OriginStream, OriginError> {
         let path = self.path(name)?;
@@ -214,7 +215,7 @@ impl Azure {
         }
         block_blob(&answer.headers)?;
         wire::same_version(&answer.headers, etag)?;
-        wire::ranged(answer, &range, wire::SKIP_BYTES_MAX)
+        wire::ranged(answer, size, &range, wire::SKIP_BYTES_MAX)
     }
 
     async fn list_page(&self, query: &ListQuery) -> Result<ListPage, OriginError> {
@@ -331,9 +332,10 @@ impl Origin for Azure {
         &'a self,
         name: &'a ObjectName,
         etag: &'a str,
+        size: Option<u64>,
         range: Range<u64>,
     ) -> BoxFuture<'a, Result<OriginStream, OriginError>> {
-        Box::pin(self.read_range(name, etag, range))
+        Box::pin(self.read_range(name, etag, size, range))
     }
 
     fn list<'a>(&'a self, query: &'a ListQuery) -> BoxFuture<'a, Result<ListPage, OriginError>> {

@@ -247,6 +247,7 @@ impl Origin for FileOrigin {
         &'a self,
         name: &'a ObjectName,
         etag: &'a str,
+        _size: Option<u64>, // A part of our etags.
         range: Range<u64>,
     ) -> BoxFuture<'a, Result<OriginStream, OriginError>> {
         Box::pin(self.read_range(name, etag, range))
@@ -412,7 +413,10 @@ mod tests {
         std::fs::write(&path, &old).unwrap();
         let name = name("b", "big");
         let meta = origin.head(&name).await.unwrap();
-        let mut stream = origin.read(&name, &meta.etag, 0..meta.size).await.unwrap();
+        let mut stream = origin
+            .read(&name, &meta.etag, None, 0..meta.size)
+            .await
+            .unwrap();
         let first = stream.try_next().await.unwrap().unwrap();
         assert_eq!(first, old[..PIECE]);
         let mut file = File::options().write(true).open(&path).unwrap();
@@ -423,7 +427,7 @@ mod tests {
             "an error is the last item"
         );
         assert!(matches!(
-            origin.read(&name, &meta.etag, 0..1).await.map(|_| ()),
+            origin.read(&name, &meta.etag, None, 0..1).await.map(|_| ()),
             Err(OriginError::Changed)
         ));
     }
@@ -456,7 +460,7 @@ mod tests {
                     let (origin, name) = (Arc::clone(&origin), name.clone());
                     tokio::spawn(async move {
                         let meta = origin.head(&name).await?;
-                        let stream = origin.read(&name, &meta.etag, 0..meta.size).await?;
+                        let stream = origin.read(&name, &meta.etag, None, 0..meta.size).await?;
                         let pieces: Vec<Bytes> = stream.try_collect().await?;
                         Ok::<_, OriginError>(pieces.concat())
                     })
@@ -476,7 +480,10 @@ mod tests {
         }
         assert_eq!(whole + told, 320);
         let meta = origin.head(&name).await.unwrap();
-        let stream = origin.read(&name, &meta.etag, 0..meta.size).await.unwrap();
+        let stream = origin
+            .read(&name, &meta.etag, None, 0..meta.size)
+            .await
+            .unwrap();
         let last: Vec<Bytes> = stream.try_collect().await.unwrap();
         assert!(last.concat() == vec![40; SIZE]);
     }
@@ -488,7 +495,10 @@ mod tests {
         std::fs::write(&path, vec![1u8; 2 * PIECE]).unwrap();
         let name = name("b", "f");
         let meta = origin.head(&name).await.unwrap();
-        let mut stream = origin.read(&name, &meta.etag, 1..meta.size).await.unwrap();
+        let mut stream = origin
+            .read(&name, &meta.etag, None, 1..meta.size)
+            .await
+            .unwrap();
         let first = stream.try_next().await.unwrap().unwrap();
         std::fs::write(dir.path().join("b/new"), "new").unwrap();
         std::fs::rename(dir.path().join("b/new"), &path).unwrap();

@@ -173,6 +173,7 @@ impl Gcs {
         &self,
         name: &ObjectName,
         etag: &str,
+        size: Option<u64>,
         range: Range<u64>,
     ) -> Result<OriginStream, OriginError> {
         let path = self.path(name)?;
@@ -200,7 +201,7 @@ impl Gcs {
                 }
             }
         }
-        wire::ranged(answer, &range, wire::SKIP_BYTES_MAX)
+        wire::ranged(answer, size, &range, wire::SKIP_BYTES_MAX)
     }
 
     async fn list_page(&self, query: &ListQuery) -> Result<ListPage, OriginError> {
@@ -290,9 +291,10 @@ impl Origin for Gcs {
         &'a self,
         name: &'a ObjectName,
         etag: &'a str,
+        size: Option<u64>,
         range: Range<u64>,
     ) -> BoxFuture<'a, Result<OriginStream, OriginError>> {
-        Box::pin(self.read_range(name, etag, range))
+        Box::pin(self.read_range(name, etag, size, range))
     }
 
     fn list<'a>(&'a self, query: &'a ListQuery) -> BoxFuture<'a, Result<ListPage, OriginError>> {

@@ -234,6 +234,7 @@ impl S3 {
         &self,
         name: &ObjectName,
         etag: &str,
+        size: Option<u64>,
         range: Range<u64>,
     ) -> Result<OriginStream, OriginError> {
         let key = self.key(name)?;
@@ -247,7 +248,7 @@ impl S3 {
             return Err(answer.into_error(About::Object).await);
         }
         wire::same_version(&answer.headers, etag)?;
-        wire::ranged(answer, &range, wire::SKIP_BYTES_MAX)
+        wire::ranged(answer, size, &range, wire::SKIP_BYTES_MAX)
     }
 
     async fn list_page(&self, query: &ListQuery) -> Result<ListPage, OriginError> {
@@ -307,9 +308,10 @@ impl Origin for S3 {
         &'a self,
         name: &'a ObjectName,
         etag: &'a str,
+        size: Option<u64>,
         range: Range<u64>,
     ) -> BoxFuture<'a, Result<OriginStream, OriginError>> {
-        Box::pin(self.read_range(name, etag, range))
+        Box::pin(self.read_range(name, etag, size, range))
     }
 
     fn list<'a>(&'a self, query: &'a ListQuery) -> BoxFuture<'a, Result<ListPage, OriginError>> {
