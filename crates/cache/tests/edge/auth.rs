@@ -398,6 +398,29 @@ async fn regions_are_what_clients_say() {
     );
 }
 
+/// One's own signature and another's name do not make one the other.
+#[tokio::test]
+async fn a_request_that_names_two_keys_is_neither() {
+    let server = serve();
+    for region in ["eu-west-7", "US"] {
+        let signer = Signer {
+            region,
+            ..Signer::new("SOME", OTHER)
+        };
+        let url = server.url(&signer.presign(&server, "/secret/k", &[]));
+        let named = format!(
+            "AWS4-HMAC-SHA256 Credential=ALL/{},SignedHeaders=host,Signature={}",
+            signer.scope(),
+            "0".repeat(64)
+        );
+        let answer = get(&url, &[("authorization", &named)]).await.unwrap();
+        assert_eq!(outcome(&answer), (400, "InvalidArgument".into()));
+        let url = url.replace("/secret/k?", "/secret/k?X-Amz-Credential=ALL&");
+        let answer = get(&url, &[]).await.unwrap();
+        assert!((400..=403).contains(&answer.status), "{}", answer.status);
+    }
+}
+
 #[tokio::test]
 async fn presigned_urls_last_a_week_at_most() {
     let server = serve();

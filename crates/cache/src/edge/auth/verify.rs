@@ -24,7 +24,7 @@ use s3s::{
     service::{S3Service, S3ServiceBuilder},
     validation::NameValidation,
 };
-use std::{borrow::Cow, sync::Arc, time::SystemTime};
+use std::{borrow::Cow, cell::RefCell, sync::Arc, time::SystemTime};
 use tracing::{instrument::WithSubscriber, subscriber::NoSubscriber};
 
 /// How `s3s` begins what it says of a region that it does not take.
@@ -37,6 +37,11 @@ const EXPIRES_MAX_SECS: i64 = 604_800;
 pub(crate) struct Verifier {
     service: S3Service,
     store: Arc<AuthStore>,
+}
+
+tokio::task_local! {
+    /// The access keys whose secrets `s3s` asked for in the course of one check.
+    static ASKED_FOR: RefCell<Vec<String>>;
 }
 
 /// The access key that a signature proved.
@@ -76,24 +81,29 @@ impl Verifier {
         *request.headers_mut() = headers.clone();
         // Muted: its logs would hold headers and expected signatures, and an error line for each
         // request that an attacker cares to send.
-        let response = self
-            .service
-            .call(request)
+        let checking = async {
+            let response = self.service.call(request).await;
+            (response, ASKED_FOR.with(RefCell::take))
+        };
+        let (response, asked_for) = ASKED_FOR
+            .scope(RefCell::default(), checking)
             .with_subscriber(NoSubscriber::default())
-            .await
-            .map_err(|_| Failure::internal("the signature could not be checked"))?;
+            .await;
+        let response =
+            response.map_err(|_| Failure::internal("the signature could not be checked"))?;
         let id = match response.extensions().get() {
             Some(Signed(id)) => id.clone(),
             None => {
                 let (parts, body) = response.into_parts();
                 let xml = body.bytes().unwrap_or_default();
                 // What is said of the region is said of a request whose signature holds: the tests
-                // see to it that this stays so.
+                // see to it that this stays so, and the manifest to it that `s3s` does. It holds for
+                // the one key whose secret was asked for, whatever else the request may name.
                 let signed = text_of(&xml, "Message")
                     .filter(|said| said.starts_with(REGION_REFUSED))
                     .and_then(|_| Scope::of(uri, headers));
                 match signed {
-                    Some(scope) if scope.service == "s3" => scope.id,
+                    Some(scope) if scope.service == "s3" && asked_for == [&*scope.id] => scope.id,
                     _ => return Err(refusal(parts.status, &xml)),
                 }
             }
@@ -300,7 +310,10 @@ impl S3Auth for Secrets {
         Box::pin(async move {
             let rules = self.0.rules();
             match rules.key(id) {
-                Some((secret, _)) => Ok(SecretKey::from(secret)),
+                Some((secret, _)) => {
+                    let _ = ASKED_FOR.try_with(|asked| asked.borrow_mut().push(id.to_owned()));
+                    Ok(SecretKey::from(secret))
+                }
                 None => Err(s3_error!(InvalidAccessKeyId)),
             }
         })
