@@ -4,7 +4,7 @@ use crate::planted::planted;
 use crate::{
     config::PerformanceUnit,
     engine::Engine,
-    id::{FetchId, JudgementId, Key, SourceId},
+    id::{FetchId, JudgementId, Key, SourceId, Time},
     input::{CommitFault, Verdict},
     output::{FetchError, HowEnded, Outcome, Output, Sources, Stage},
     plan::{Commit, OnInvalid, Plan},
@@ -177,7 +177,11 @@ impl<K: Key> Engine<K> {
                 }
             }
             OnInvalid::Block(pause) => {
-                let until = self.now.after(pause);
+                // Never shortens what somebody else has said.
+                let standing = self
+                    .find_source(part.source)
+                    .map_or(Time::ZERO, |source| self.sources[source].blocked_until);
+                let until = self.now.after(pause).max(standing);
                 self.block(part.source, until);
                 self.emit(Output::Blocked {
                     source: part.source,
@@ -607,11 +611,8 @@ impl<K: Key> Engine<K> {
                 .sum::<u64>();
         }
         let mut wake = f.wake;
-        self.timers.arm(
-            crate::timers::Who::Fetch(fetch),
-            &mut wake,
-            crate::id::Time::FAR,
-        );
+        self.timers
+            .arm(crate::timers::Who::Fetch(fetch), &mut wake, Time::FAR);
         self.unreserve(fetch, bytes);
         let gone = self.fetches.remove(fetch);
         if let Some(mut race) = gone.and_then(|f| f.race)

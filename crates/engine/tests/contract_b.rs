@@ -179,6 +179,28 @@ fn c07_a_judgement_outlives_its_fetch_and_counts() {
     rig.no_start();
 }
 
+/// An operator's word stands: what an invalid answer costs is never less than that.
+#[test]
+fn regression_c07_an_invalid_answer_does_not_shorten_a_block() {
+    let plan = Plan {
+        on_invalid: OnInvalid::Block(secs(60)),
+        ..Plan::default()
+    };
+    let mut rig = Rig::with(&[1]);
+    rig.want(1, 5, any(plan));
+    let start = rig.start();
+    rig.complete(start.attempt, 10);
+    let judge = rig.judge();
+    rig.feed(Input::Block {
+        source: SourceId(1),
+        until: None,
+    });
+    rig.judged(judge.judgement, Verdict::Invalid);
+    rig.want(2, 6, any(persistent()));
+    rig.wait(secs(120));
+    rig.no_start();
+}
+
 #[test]
 fn c07_a_verdict_of_a_cancelled_fetch_ends_no_later_one() {
     let mut rig = Rig::with(&[1, 2]);

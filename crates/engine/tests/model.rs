@@ -83,7 +83,7 @@ fn menu(choice: u8) -> Menu {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_sequence_keeps_the_contract(choice in any::<u8>(), picks in vec(any::<u16>(), 0..160)) {
