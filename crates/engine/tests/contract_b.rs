@@ -233,6 +233,28 @@ fn c07_a_pending_verdict_holds_up_nobody_else_and_the_deadline_bounds_it() {
 }
 
 #[test]
+fn regression_an_answer_of_one_source_that_is_judged_twice_does_not_end_hedging() {
+    let plan = Plan {
+        hedge: Some(Hedge::After(secs(1))),
+        ..Plan::default()
+    };
+    let mut rig = Rig::with(&[1, 2, 3]);
+    rig.want(1, 5, any(plan.clone()));
+    let first = rig.start();
+    rig.complete(first.attempt, 3);
+    let judge = rig.judge();
+    rig.want(2, 5, any(plan));
+    rig.judged(judge.judgement, Verdict::GaveUp);
+    assert_eq!(rig.finished(), [(1, Err(FetchError::Ignored))]);
+    let judge = rig.judge();
+    assert_eq!(judge.waiters, [2]);
+    rig.judged(judge.judgement, Verdict::Invalid);
+    assert_ne!(rig.start().source, first.source);
+    rig.wait(secs(1));
+    assert_eq!(rig.start().stage, Stage::Hedge);
+}
+
+#[test]
 fn regression_targets_of_a_late_joiner_count_when_it_is_fetched_anew_for_it() {
     let plan = Plan {
         commit: Commit::BeforeFinish,
