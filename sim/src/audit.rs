@@ -195,6 +195,17 @@ impl Ledger {
             );
         }
         if fetch.plan.resume && view.phase != Phase::Draining {
+            let under_way = fetch.live.iter().filter(|a| !self.attempts[*a].aborting);
+            let identities: BTreeSet<u64> = under_way
+                .chain(&fetch.bringers)
+                .filter_map(|a| self.attempts[a].identity)
+                .collect();
+            assert!(
+                identities.len() <= 1,
+                "c6: {:?} goes on with {} identities",
+                view.fetch,
+                identities.len()
+            );
             assert_eq!(
                 view.frontier,
                 fetch.body.len() as u64,
@@ -272,10 +283,10 @@ impl Ledger {
         let Some(Hedge::After(delay)) = plan.hedge else {
             return false;
         };
-        let unbounded = plan.rounds_max.is_none()
-            && plan.attempts_max.is_none()
-            && self.config.rounds_max >= 64
-            && self.config.attempts_max >= 256
+        let begun = fetch.starts_in_cycle;
+        let unbounded = plan.rounds_max.is_none_or(|max| begun < max.get())
+            && plan.attempts_max.is_none_or(|max| begun < max.get())
+            && begun < self.config.rounds_max.min(self.config.attempts_max)
             && self.config.bytes_max >= 1 << 20;
         let plain = fetch.uniform && !fetch.revived && !fetch.alone;
         // Nothing starts once the retry budget's time is over.

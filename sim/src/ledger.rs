@@ -87,6 +87,8 @@ pub struct Fetch {
     pub attempts: Vec<AttemptId>,
     /// Attempts since the last ranking, declined ones excluded.
     pub attempts_in_cycle: u32,
+    /// Starts since the last ranking: there were no more rounds than that.
+    pub starts_in_cycle: u32,
     /// The first start; or the last byte that went beyond all before.
     pub first_start: Option<Time>,
     /// The furthest that its body has come, also where it was given up since.
@@ -576,12 +578,17 @@ impl Ledger {
             let Some(bound) = self.groups.get(&group) else {
                 continue;
             };
-            // An attempt whose source has moved since counts nowhere for sure.
-            let count = self
-                .live()
-                .filter(|a| !slack || self.sources[&a.source].group == a.group)
-                .filter(|a| self.chain(a.group).contains(&group))
-                .count();
+            // An attempt whose source has moved since may count where it was or where it is.
+            let counts = |a: &&Attempt| {
+                let is = self.sources[&a.source].group;
+                let among = |of: GroupId| self.chain(of).contains(&group);
+                if slack {
+                    is == a.group && among(is)
+                } else {
+                    among(is) || among(a.group)
+                }
+            };
+            let count = self.live().filter(counts).count();
             if count >= bound.limits.concurrent_max.get() as usize {
                 return Some(format!("{count} attempts in {group:?}"));
             }
@@ -642,7 +649,9 @@ impl Ledger {
         match input {
             Input::Want { waiter, key, want } => self.note_want(*waiter, *key, want),
             Input::Release { waiter } => {
-                if self.part(*waiter).is_some() {
+                // Who has its outcome already, and only has not read it, leaves nothing.
+                let told = self.owed.iter().any(|(owed, _)| owed == waiter);
+                if !told && self.part(*waiter).is_some() {
                     self.tally.released += 1;
                     self.just_left.insert(*waiter);
                 }
@@ -1032,8 +1041,9 @@ impl Ledger {
                 }
             }
             Verdict::Ignored if maybe && !alive.is_empty() => {
-                fetch.ignored = true;
+                self.given_up.extend(&alive);
                 if current {
+                    fetch.ignored = true;
                     self.owed.extend(alive.iter().map(|w| (*w, "ignored")));
                     self.over.push((judgement.fetch, "an ignored key"));
                 }
@@ -1187,7 +1197,13 @@ impl Ledger {
                     let entry = self.source(source);
                     entry.bound.limit(limits, now);
                 }
-                Scope::Group(group) => self.group(group).limit(limits, now),
+                Scope::Group(group) => {
+                    self.group(group).limit(limits, now);
+                    // The outer one is there from now on, with the bounds of any group.
+                    if let Some(outer) = limits.within {
+                        self.group(outer);
+                    }
+                }
                 Scope::Whole => self.whole.limit(limits, now),
             },
             Input::Pause { scope, until } => self.note_pause(scope, until),
