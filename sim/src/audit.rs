@@ -10,7 +10,7 @@ use crate::{
     truth::Key,
 };
 use gannet_engine::{
-    Counters, FetchView, Health, Hedge, Phase, Snapshot, SourceId, Targets, Time, WaiterId,
+    Counters, FetchView, Health, Hedge, Phase, Retry, Snapshot, SourceId, Targets, Time, WaiterId,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,6 +31,13 @@ impl Ledger {
         self.audit_deserted();
         self.undrained = 0;
         self.just_left.clear();
+        let sources = self.sources.values_mut().map(|source| &mut source.bound);
+        for bound in sources
+            .chain(self.groups.values_mut())
+            .chain([&mut self.whole])
+        {
+            bound.unsettled = false;
+        }
         self.blamed.clear();
     }
 
@@ -148,12 +155,14 @@ impl Ledger {
             self.audit_attempts(view, fetch);
             let marks = self.audit_phase(view, fetch, snapshot, wakes);
             let idle = marks.contains(&Mark::LooksAgain);
+            let joinable = view.phase == Phase::Racing && self.audit_hedge(fetch, view, wakes);
             for mark in marks {
                 self.hit(mark);
             }
             let now = self.now;
             let fetch = self.fetches.get_mut(&view.fetch).expect("just seen");
             fetch.idle_since = idle.then(|| fetch.idle_since.unwrap_or(now));
+            fetch.joinable_since = joinable.then(|| fetch.joinable_since.unwrap_or(now));
             if view.phase == Phase::Parked && view.wakes.is_none() {
                 let fetch = self.fetches.get_mut(&view.fetch).expect("just seen");
                 fetch.starved = true;
@@ -186,6 +195,17 @@ impl Ledger {
             );
         }
         if fetch.plan.resume && view.phase != Phase::Draining {
+            let under_way = fetch.live.iter().filter(|a| !self.attempts[*a].aborting);
+            let identities: BTreeSet<u64> = under_way
+                .chain(&fetch.bringers)
+                .filter_map(|a| self.attempts[a].identity)
+                .collect();
+            assert!(
+                identities.len() <= 1,
+                "c6: {:?} goes on with {} identities",
+                view.fetch,
+                identities.len()
+            );
             assert_eq!(
                 view.frontier,
                 fetch.body.len() as u64,
@@ -219,7 +239,6 @@ impl Ledger {
             }
             Phase::Racing => {
                 assert!(!view.attempts.is_empty(), "I6: {id:?} races nobody");
-                self.audit_hedge(view, fetch, wakes);
             }
             Phase::Judging => {
                 assert!(
@@ -256,36 +275,47 @@ impl Ledger {
         marks
     }
 
-    /// A race without news for longer than its plan says is joined by the next round, where a source
-    /// is free for it and nothing else bounds it.
-    fn audit_hedge(&self, view: &FetchView<Key>, fetch: &Fetch, wakes: Option<Time>) {
+    /// A race without news for longer than its plan says is joined by the next round, where nothing
+    /// bounds it. Where nobody is free just then, it looks again after the same delay: so no source may
+    /// be free for longer than that without joining. Says whether one could join.
+    fn audit_hedge(&self, fetch: &Fetch, view: &FetchView<Key>, wakes: Option<Time>) -> bool {
         let plan = &fetch.plan;
         let Some(Hedge::After(delay)) = plan.hedge else {
-            return;
+            return false;
         };
-        let unbounded = plan.rounds_max.is_none()
-            && plan.attempts_max.is_none()
-            && self.config.rounds_max >= 64
-            && self.config.attempts_max >= 256
+        let begun = fetch.starts_in_cycle;
+        let unbounded = plan.rounds_max.is_none_or(|max| begun < max.get())
+            && plan.attempts_max.is_none_or(|max| begun < max.get())
+            && begun < self.config.rounds_max.min(self.config.attempts_max)
             && self.config.bytes_max >= 1 << 20;
-        let plain = fetch.uniform && !fetch.revived && fetch.many_invalid == 0;
-        let due = fetch.news.after(delay.max(Duration::from_millis(1)));
-        let late = due.after(Duration::from_millis(50));
+        let plain = fetch.uniform && !fetch.revived && !fetch.alone;
+        // Nothing starts once the retry budget's time is over.
+        let over = match (plan.retry, fetch.first_start) {
+            (Retry::Budget { total, .. }, Some(first)) => first.after(total) <= self.now,
+            _ => false,
+        };
         let asking = fetch.live.iter().any(|a| !self.attempts[a].aborting);
-        if !unbounded || !plain || !asking || self.timers_served < late {
-            return;
+        if !unbounded || !plain || over || !asking {
+            return false;
         }
         let ready = self.startable(fetch, |s| {
             self.sources[&s].health == Some(Health::Healthy)
                 && self.paused(s).is_none()
                 && self.bound(s, false).is_none()
         });
+        let since = ready.and(fetch.joinable_since);
+        let late = since.map(|since| {
+            let since = since.max(fetch.news);
+            since.after(delay.max(Duration::from_millis(1)) + Duration::from_millis(50))
+        });
         assert!(
-            ready.is_none() || wakes.is_some_and(|at| at <= self.now),
+            late.is_none_or(|late| self.timers_served < late)
+                || wakes.is_some_and(|at| at <= self.now),
             "c5: {:?} has had no news since {:?}, and {ready:?} does not join the race",
             view.fetch,
             fetch.news
         );
+        ready.is_some()
     }
 
     /// A queued fetch waits for something that is really missing.

@@ -16,7 +16,6 @@ use gannet_engine::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    num::NonZeroU32,
     sync::Arc,
     time::Duration,
 };
@@ -70,6 +69,8 @@ pub struct Fetch {
     pub ceiling: Option<Duration>,
     /// When the last waiter went, if none is left.
     pub deserted: Option<Time>,
+    /// The strictest commit of its wants.
+    pub commit: gannet_engine::Commit,
     /// Whether a want took it up when it was deserted.
     pub revived: bool,
     /// Which sources may serve it.
@@ -86,6 +87,8 @@ pub struct Fetch {
     pub attempts: Vec<AttemptId>,
     /// Attempts since the last ranking, declined ones excluded.
     pub attempts_in_cycle: u32,
+    /// Starts since the last ranking: there were no more rounds than that.
+    pub starts_in_cycle: u32,
     /// The first start; or the last byte that went beyond all before.
     pub first_start: Option<Time>,
     /// The furthest that its body has come, also where it was given up since.
@@ -110,6 +113,8 @@ pub struct Fetch {
     pub commit_fault: Option<gannet_engine::CommitFault>,
     /// Commits that failed.
     pub commit_faults: u32,
+    /// Of these, those that somebody insisted on: their answers were given up.
+    pub given_up: u32,
     /// A body of several contributors was wrong.
     pub many_invalid: u32,
     /// The datum came by another way, from here.
@@ -118,6 +123,10 @@ pub struct Fetch {
     pub ignored: bool,
     /// Since when it stands in a queue while a source is idle.
     pub idle_since: Option<Time>,
+    /// Since when a source could join its race.
+    pub joinable_since: Option<Time>,
+    /// Its sources disagreed: no attempt joins another any more.
+    pub alone: bool,
     /// There was no source to ask at some time.
     pub starved: bool,
     /// Answered somebody.
@@ -180,8 +189,8 @@ pub struct Judgement {
     pub body: Vec<u8>,
     /// Whether the same answer was judged before.
     pub again: bool,
-    /// Commits of the fetch that had failed when it was asked for.
-    pub commit_faults: u32,
+    /// Answers of the fetch that were given up when it was asked for.
+    pub given_up: u32,
     /// What the plan does to liars.
     pub on_invalid: OnInvalid,
 }
@@ -199,6 +208,8 @@ pub struct Bound {
     at: Time,
     /// No start before.
     pub paused_until: Time,
+    /// Changed since the outputs were last drained: a start may be older than that.
+    pub unsettled: bool,
 }
 
 /// One token of a [`Bound`].
@@ -213,9 +224,11 @@ impl Bound {
             least: 0,
             at: now,
             paused_until: Time::ZERO,
+            unsettled: false,
         };
         bound.limit(limits, now);
         bound.least = bound.most;
+        bound.unsettled = false;
         bound
     }
 
@@ -230,6 +243,7 @@ impl Bound {
         self.at = now;
         self.most = self.burst();
         self.least = 0;
+        self.unsettled = true;
     }
 
     /// The bucket's content after the time that has passed, at least and at most.
@@ -256,11 +270,15 @@ impl Bound {
             }
     }
 
-    /// Takes a token.
-    pub fn take(&mut self, now: Time) {
+    /// Takes a token; where the start may be `older` than the limits, perhaps not of theirs.
+    pub fn take(&mut self, now: Time, older: bool) {
         let (least, most) = self.refilled(now);
         self.least = least.saturating_sub(TOKEN);
-        self.most = most.saturating_sub(TOKEN);
+        self.most = if older && self.unsettled {
+            most
+        } else {
+            most.saturating_sub(TOKEN)
+        };
         self.at = now;
     }
 
@@ -279,8 +297,8 @@ pub struct Source {
     pub up: bool,
     /// Its group.
     pub group: GroupId,
-    /// Its bounds; `None` where a forgotten source's limits are anybody's guess.
-    pub bound: Option<Bound>,
+    /// Its bounds.
+    pub bound: Bound,
     /// Whether it is blocked, and until when.
     pub blocked: Option<Option<Time>>,
     /// Declined until then.
@@ -452,7 +470,7 @@ impl Ledger {
         self.sources.entry(id).or_insert_with(|| Source {
             up: false,
             group: GroupId(0),
-            bound: Some(Bound::new(limits, now)),
+            bound: Bound::new(limits, now),
             blocked: None,
             declined_until: Time::ZERO,
             busy_until: Time::ZERO,
@@ -518,7 +536,7 @@ impl Ledger {
     /// Why a source cannot be asked just now: a pause of its own, its groups' or everybody's.
     pub fn paused(&self, id: SourceId) -> Option<&'static str> {
         let source = &self.sources[&id];
-        let source_pause = source.bound.as_ref().map_or(Time::ZERO, |b| b.paused_until);
+        let source_pause = source.bound.paused_until;
         if self.now < source.declined_until {
             return Some("its host declined until later");
         }
@@ -550,24 +568,27 @@ impl Ledger {
             return Some("a start not acknowledged".into());
         }
         let at_source = self.live().filter(|a| a.source == id).count();
-        if let Some(bound) = &source.bound {
-            if at_source >= bound.limits.concurrent_max.get() as usize {
-                return Some(format!("{at_source} attempts at the source"));
-            }
-            if !bound.has_token(self.now, slack) {
-                return Some("no token of the source".into());
-            }
+        if at_source >= source.bound.limits.concurrent_max.get() as usize {
+            return Some(format!("{at_source} attempts at the source"));
+        }
+        if !source.bound.has_token(self.now, slack) {
+            return Some("no token of the source".into());
         }
         for group in self.chain(source.group) {
             let Some(bound) = self.groups.get(&group) else {
                 continue;
             };
-            // An attempt whose source has moved since counts nowhere for sure.
-            let count = self
-                .live()
-                .filter(|a| !slack || self.sources[&a.source].group == a.group)
-                .filter(|a| self.chain(a.group).contains(&group))
-                .count();
+            // An attempt whose source has moved since may count where it was or where it is.
+            let counts = |a: &&Attempt| {
+                let is = self.sources[&a.source].group;
+                let among = |of: GroupId| self.chain(of).contains(&group);
+                if slack {
+                    is == a.group && among(is)
+                } else {
+                    among(is) || among(a.group)
+                }
+            };
+            let count = self.live().filter(counts).count();
             if count >= bound.limits.concurrent_max.get() as usize {
                 return Some(format!("{count} attempts in {group:?}"));
             }
@@ -628,7 +649,9 @@ impl Ledger {
         match input {
             Input::Want { waiter, key, want } => self.note_want(*waiter, *key, want),
             Input::Release { waiter } => {
-                if self.part(*waiter).is_some() {
+                // Who has its outcome already, and only has not read it, leaves nothing.
+                let told = self.owed.iter().any(|(owed, _)| owed == waiter);
+                if !told && self.part(*waiter).is_some() {
                     self.tally.released += 1;
                     self.just_left.insert(*waiter);
                 }
@@ -649,11 +672,15 @@ impl Ledger {
                     fetch.selecting = false;
                 }
             }
-            Input::Announced { .. } | Input::Heartbeat { .. } => {
-                if let Input::Heartbeat { attempt } = input {
-                    self.sign(*attempt);
+            Input::Announced { key, source } => {
+                // Who says that it has the key takes back that it will never serve it.
+                if let Some(id) = self.by_key.get(key)
+                    && let Some(fetch) = self.fetches.get_mut(id)
+                {
+                    fetch.refused_for_good.remove(source);
                 }
             }
+            Input::Heartbeat { attempt } => self.sign(*attempt),
             Input::Declined { attempt, until } => self.note_declined(*attempt, *until),
             Input::Started { attempt } => self.acknowledge(*attempt),
             Input::Opened {
@@ -731,9 +758,7 @@ impl Ledger {
         source.unacknowledged = None;
         source.declined_until = source.declined_until.max(until);
         source.was_declined = true;
-        if let Some(bound) = &mut source.bound {
-            bound.refund(now);
-        }
+        source.bound.refund(now);
         if let Some(fetch) = self.fetches.get_mut(&fetch) {
             fetch.live.remove(&id);
             fetch.attempts.retain(|a| *a != id);
@@ -775,28 +800,47 @@ impl Ledger {
         };
         attempt.identity = Some(identity);
         attempt.total = total;
-        let (fetch, source) = (attempt.fetch, attempt.source);
-        // Who disagrees about the length of the same thing may be blamed, whoever is right.
-        let differs =
-            |a: &Attempt| a.fetch == fetch && a.identity == Some(identity) && a.total != total;
-        if total.is_some() && self.attempts.values().any(differs) {
-            self.blamed.insert(source);
-            // Where sources disagree, the cycle begins anew with one alone; also before the first byte,
-            // when there is nothing to discard.
-            if let Some(fetch) = self.fetches.get_mut(&fetch)
-                && fetch.plan.resume
-            {
-                fetch.attempts_in_cycle = 0;
-            }
-        }
         if let Some(total) = total {
+            self.note_length(id, total, true);
             self.note_size(id, total);
+        }
+    }
+
+    /// An attempt of a shared body says, or shows, how long that is at least, or (`whole`) in all.
+    ///
+    /// Where sources disagree about it nobody is blamed, and the cycle begins anew with one alone;
+    /// also before the first byte, when there is nothing to discard, and also where the attempt that
+    /// said otherwise has ended.
+    fn note_length(&mut self, id: AttemptId, length: u64, whole: bool) {
+        let attempt = &self.attempts[&id];
+        let (fetch_id, identity) = (attempt.fetch, attempt.identity);
+        let differs = |(other, a): (&AttemptId, &Attempt)| {
+            let showed = match a.end {
+                Some(End::Complete { upto }) => Some(upto),
+                _ => None,
+            };
+            let mut says = [a.total, showed].into_iter().flatten();
+            let otherwise = if whole {
+                says.any(|says| says != length) || a.upto > length
+            } else {
+                says.any(|says| says < length)
+            };
+            *other != id && a.fetch == fetch_id && a.identity == identity && otherwise
+        };
+        let disagreed = self.attempts.iter().any(differs);
+        if let Some(fetch) = self.fetches.get_mut(&fetch_id)
+            && fetch.plan.resume
+            && (disagreed || whole && (fetch.body.len() as u64) > length)
+        {
+            fetch.attempts_in_cycle = 0;
+            fetch.alone = true;
         }
     }
 
     fn note_upto(&mut self, id: AttemptId, upto: u64) {
         if let Some(attempt) = self.attempts.get_mut(&id) {
             attempt.upto = attempt.upto.max(upto);
+            self.note_length(id, upto, false);
         }
         self.note_size(id, upto);
     }
@@ -809,7 +853,8 @@ impl Ledger {
             && !attempt.aborting
             && attempt.end.is_none()
         {
-            self.blamed.insert(attempt.source);
+            let source = attempt.source;
+            self.blame(source);
             self.coverage.hit(Mark::TooLarge);
             self.too_large.push(id);
         }
@@ -831,6 +876,7 @@ impl Ledger {
             if aborting {
                 self.coverage.hit(Mark::CompleteAfterAbort);
             }
+            self.note_length(id, upto, true);
             self.note_size_of_end(id, upto);
         }
         if let Some(fetch) = self.fetches.get_mut(&fetch_id) {
@@ -895,8 +941,16 @@ impl Ledger {
         if let Some(fetch) = self.fetches.get(&attempt.fetch)
             && upto > fetch.plan.body_bytes_max
         {
-            self.blamed.insert(attempt.source);
+            let source = attempt.source;
+            self.blame(source);
         }
+    }
+
+    /// A source may have a fault more. What it was asked before that is part of the same incident.
+    fn blame(&mut self, source: SourceId) {
+        let now = self.now;
+        self.blamed.insert(source);
+        self.source(source).last_fault = now;
     }
 
     fn note_judged(&mut self, id: JudgementId, verdict: Verdict) {
@@ -923,10 +977,7 @@ impl Ledger {
         if verdict == Verdict::Invalid && alone && !judgement.again {
             match judgement.on_invalid {
                 OnInvalid::Score => {
-                    self.blamed.insert(judgement.sources[0]);
-                    // What began before it is part of the same incident.
-                    let now = self.now;
-                    self.source(judgement.sources[0]).last_fault = now;
+                    self.blame(judgement.sources[0]);
                     self.unsteady(judgement.sources[0]);
                 }
                 OnInvalid::Block(period) => {
@@ -952,7 +1003,14 @@ impl Ledger {
         if fetch.deserted.is_some() {
             self.coverage.hit(Mark::VerdictAfterCancel);
         }
+        // Once its commit has failed, an answer is given up: nobody is served from it, and what a judge
+        // says of it for late waiters is of no concern to the fetch, which brings another.
+        // Where nobody insisted on the commit, it stands.
+        let current = judgement.given_up == fetch.given_up;
+        // Whether those who had left insisted still counts for who takes the fetch up is left open.
+        let maybe = current || fetch.revived;
         if verdict == Verdict::Invalid && !alone {
+            fetch.alone = true;
             fetch.many_invalid += 1;
             self.coverage.hit(Mark::ManyContributorsInvalid);
         }
@@ -967,7 +1025,7 @@ impl Ledger {
                 if fetch.valid.as_ref().is_some_and(same) {
                     let valid = fetch.valid.as_mut().expect("just seen");
                     valid.judged_for.extend(&judgement.waiters);
-                } else {
+                } else if current {
                     fetch.valid = Some(Valid {
                         contributors: judgement.contributors.clone(),
                         sources: judgement.sources.clone(),
@@ -982,16 +1040,17 @@ impl Ledger {
                     }
                 }
             }
-            Verdict::Ignored if !alive.is_empty() => {
-                fetch.ignored = true;
-                self.owed.extend(alive.iter().map(|w| (*w, "ignored")));
-                self.over.push((judgement.fetch, "an ignored key"));
+            Verdict::Ignored if maybe && !alive.is_empty() => {
+                self.given_up.extend(&alive);
+                if current {
+                    fetch.ignored = true;
+                    self.owed.extend(alive.iter().map(|w| (*w, "ignored")));
+                    self.over.push((judgement.fetch, "an ignored key"));
+                }
             }
-            // Once its commit has failed, nobody is served from an answer, and what a judge says of it
-            // for late waiters may come to nothing.
-            Verdict::GaveUp => {
+            Verdict::GaveUp if maybe => {
                 self.given_up.extend(named());
-                if judgement.commit_faults == fetch.commit_faults {
+                if current {
                     self.owed.extend(named().map(|w| (*w, "the judge gave up")));
                 }
             }
@@ -1033,6 +1092,9 @@ impl Ledger {
                 self.coverage.hit(Mark::CommitFailed);
                 fetch.commit_fault = Some(fault);
                 fetch.commit_faults += 1;
+                if fetch.commit == gannet_engine::Commit::BeforeFinish {
+                    fetch.given_up += 1;
+                }
             }
         }
     }
@@ -1081,11 +1143,13 @@ impl Ledger {
                 entry.up = false;
                 if forgetful {
                     // Whether it is forgotten is left open: somebody may wait for it.
-                    let paused = entry.bound.as_ref().map_or(Time::ZERO, |b| b.paused_until);
-                    entry.doubtful_until = (entry.doubtful_until.max(paused))
+                    // Limits of its own are no memory of it, and stay.
+                    entry.doubtful_until = (entry.doubtful_until)
+                        .max(entry.bound.paused_until)
                         .max(entry.declined_until)
                         .max(entry.busy_until);
-                    entry.bound = None;
+                    entry.bound.limit(entry.bound.limits, now);
+                    entry.bound.paused_until = Time::ZERO;
                     entry.declined_until = Time::ZERO;
                     entry.busy_until = Time::ZERO;
                     entry.backed_off_until = Time::ZERO;
@@ -1094,8 +1158,12 @@ impl Ledger {
             Input::Forget { source } => {
                 if self.sources.get(&source).is_some_and(|s| !s.up) {
                     self.coverage.hit(Mark::Forgotten);
+                    let limits = self.config.source_limits;
                     let entry = self.source(source);
-                    entry.bound = None;
+                    // Its bucket stays where somebody still refers to it.
+                    entry.bound.limit(limits, now);
+                    entry.bound.paused_until = Time::ZERO;
+                    entry.doubtful_until = Time::ZERO;
                     entry.declined_until = Time::ZERO;
                     entry.busy_until = Time::ZERO;
                     entry.blocked = None;
@@ -1127,12 +1195,15 @@ impl Ledger {
             Input::Limit { scope, limits } => match scope {
                 Scope::Source(source) => {
                     let entry = self.source(source);
-                    match &mut entry.bound {
-                        Some(bound) => bound.limit(limits, now),
-                        None => entry.bound = Some(Bound::new(limits, now)),
+                    entry.bound.limit(limits, now);
+                }
+                Scope::Group(group) => {
+                    self.group(group).limit(limits, now);
+                    // The outer one is there from now on, with the bounds of any group.
+                    if let Some(outer) = limits.within {
+                        self.group(outer);
                     }
                 }
-                Scope::Group(group) => self.group(group).limit(limits, now),
                 Scope::Whole => self.whole.limit(limits, now),
             },
             Input::Pause { scope, until } => self.note_pause(scope, until),
@@ -1148,20 +1219,15 @@ impl Ledger {
         let until = until.min(now.after(self.config.health.pause_max));
         match scope {
             Scope::Source(source) => {
-                let mut limits = self.config.source_limits;
                 let forgetful = self.config.remembered_sources_max < 64;
-                if forgetful {
-                    // Limits of its own may have outlived it, or not.
-                    limits.concurrent_max = NonZeroU32::MAX;
-                    limits.rate = None;
-                }
                 let entry = self.source(source);
                 // The operator's word goes before what the source or its host said.
                 entry.declined_until = Time::ZERO;
                 entry.busy_until = Time::ZERO;
-                let bound = entry.bound.get_or_insert_with(|| Bound::new(limits, now));
+                // Where little is remembered, the pause of one that is down may be forgotten at once, or
+                // kept as long as somebody waits for it.
                 let held = entry.up || !forgetful;
-                bound.paused_until = if held { until } else { Time::ZERO };
+                entry.bound.paused_until = if held { until } else { Time::ZERO };
                 entry.doubtful_until = if held { Time::ZERO } else { until };
             }
             Scope::Group(group) => self.group(group).paused_until = until,
@@ -1237,7 +1303,7 @@ impl Ledger {
                 self.hit(*mark.0);
             }
             if silence == Silence::Fault {
-                self.blamed.insert(source);
+                self.blame(source);
                 self.unsteady(source);
             }
         }
@@ -1297,7 +1363,13 @@ impl Ledger {
             FetchError::NoCandidates => {
                 !persistent
                     && fetch.is_none_or(|f| {
-                        let open = |s: &SourceId| self.barred(*s).is_none();
+                        // A driver serves timers before wants: until then, a block that has run out
+                        // is one.
+                        let served = |s: &SourceId| {
+                            let until = self.sources[s].blocked.flatten();
+                            until.is_none_or(|until| until <= self.timers_served)
+                        };
+                        let open = |s: &SourceId| self.barred(*s).is_none() && served(s);
                         let candidates = self.candidates(f);
                         // Which of too many it considers is left open.
                         self.lenient()

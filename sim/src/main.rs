@@ -243,6 +243,17 @@ fn escape(text: &str) -> String {
     escaped
 }
 
+/// The checks that a planted bug is about, where another may come first in some seeds: to be caught by
+/// that one proves nothing about these.
+#[cfg(feature = "planted")]
+fn about(name: &str) -> &'static str {
+    match name {
+        "hedge-timer-lost" => "does not join the race",
+        "other-identity-continues" => "c6: ",
+        _ => "",
+    }
+}
+
 /// Each planted bug must be caught by some seed; the first that does is named.
 #[cfg(feature = "planted")]
 fn planted(args: &Args) -> ExitCode {
@@ -262,7 +273,8 @@ fn planted(args: &Args) -> ExitCode {
                     // Only a seed that is well without the bug proves anything.
                     let found = args.seeds.clone().find_map(|seed| {
                         gannet_engine::planted::set(Some(name));
-                        let why = run::seed(seed, false).failure?;
+                        let failure = run::seed(seed, false).failure;
+                        let why = failure.filter(|why| why.contains(about(name)))?;
                         gannet_engine::planted::set(None);
                         let well = run::seed(seed, false).failure.is_none();
                         well.then_some((seed, why))

@@ -271,7 +271,17 @@ impl<K: Key> Engine<K> {
                 self.source_busy(source, retry_after);
                 self.fail(attempt, HowEnded::Busy, Some(()));
             }
-            End::Failed(fault) => self.fail(attempt, HowEnded::Failed(fault), Some(())),
+            End::Failed(fault) => {
+                // Its transport has compared the identities. Should nobody be left who has the body's,
+                // that may not bind the fetch for ever.
+                let fetch = self.attempts[attempt].fetch;
+                if fault == Fault::Changed
+                    && let Some(race) = &mut self.fetches[fetch].race
+                {
+                    race.other_identity = true;
+                }
+                self.fail(attempt, HowEnded::Failed(fault), Some(()));
+            }
             End::Aborted => self.fail(attempt, HowEnded::Aborted, Some(())),
         }
     }
@@ -483,7 +493,7 @@ impl<K: Key> Engine<K> {
         }
         self.unreserve(a.fetch, a.reserved);
         if !(a.aborting && planted!("leaked-slot-after-abort")) {
-            self.leave(a.source, attempt, refund);
+            self.leave(a.source, attempt, a.at_source, refund);
         }
     }
 

@@ -57,7 +57,7 @@ impl<K: Key> Engine<K> {
             .attempts_max
             .map_or(u32::MAX, |n| n.get())
             .min(self.config.attempts_max);
-        race.round < rounds && race.started < starts
+        race.round < rounds && race.started < starts && self.budget_end(fetch) > self.now
     }
 
     /// The cycle brought nothing: another after a pause, or the end.

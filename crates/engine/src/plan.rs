@@ -49,7 +49,8 @@ pub struct Plan {
     pub rounds_max: Option<NonZeroU32>,
     /// The most attempts in one cycle over the candidates.
     pub attempts_max: Option<NonZeroU32>,
-    /// When the next round joins one that has not answered yet; never, where `None`.
+    /// When the next round joins one that has not answered yet; never, where `None`. Where nobody is
+    /// free just then, after as long again.
     pub hedge: Option<Hedge>,
     /// From the start of an attempt to its first sign ([`Input::Opened`](crate::Input::Opened) or
     /// progress).

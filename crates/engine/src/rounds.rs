@@ -86,6 +86,7 @@ impl<K: Key> Engine<K> {
             fetch,
             source,
             source_id,
+            at_source: 0,
             stage,
             from: 0,
             upto: 0,

@@ -232,6 +232,9 @@ impl<K: Key> Engine<K> {
                 let s = &mut self.sources[source];
                 s.own_limits = true;
                 s.gate.set_limits(limits, now);
+                // What the operator said of it goes with no bound on what is remembered.
+                let gone = s.gone;
+                self.remembered.remove(&(gone, source));
                 self.refresh_source(source);
             }
             Scope::Group(id) => {

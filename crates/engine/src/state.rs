@@ -257,6 +257,8 @@ pub(crate) struct Attempt {
     pub(crate) fetch: u32,
     pub(crate) source: u32,
     pub(crate) source_id: SourceId,
+    /// Its place among the attempts of the source.
+    pub(crate) at_source: u32,
     pub(crate) stage: Stage,
     pub(crate) from: u64,
     pub(crate) upto: u64,

@@ -255,6 +255,7 @@ impl<K: Key> Engine<K> {
         let now = self.now;
         let s = &mut self.sources[source];
         s.gate.enter(now);
+        self.attempts[attempt].at_source = s.attempts.len() as u32;
         s.attempts.push(attempt);
         s.unacknowledged = Some(attempt);
         let mut node = s.node;
@@ -274,7 +275,8 @@ impl<K: Key> Engine<K> {
         }
     }
 
-    pub(crate) fn leave(&mut self, source: u32, attempt: u32, refund: bool) {
+    /// An attempt has ended that stood at this place among those of the source.
+    pub(crate) fn leave(&mut self, source: u32, attempt: u32, at: u32, refund: bool) {
         let now = self.now;
         let s = &mut self.sources[source];
         let closed = !s.gate.is_open(now);
@@ -283,8 +285,9 @@ impl<K: Key> Engine<K> {
         if refund {
             s.gate.refund();
         }
-        if let Some(at) = s.attempts.iter().position(|a| *a == attempt) {
-            s.attempts.swap_remove(at);
+        s.attempts.swap_remove(at as usize);
+        if let Some(moved) = s.attempts.get(at as usize) {
+            self.attempts[*moved].at_source = at;
         }
         if unacknowledged {
             s.unacknowledged = None;

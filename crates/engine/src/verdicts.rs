@@ -124,7 +124,13 @@ impl<K: Key> Engine<K> {
                 self.close(fetch);
             }
             (late, Verdict::GaveUp) => self.gave_up(fetch, late),
-            (false, _) => self.rejected(fetch, &judgement.parts, verdict),
+            (false, _) => {
+                // Not the judgement's: after a judge gave up, nobody is credited or blamed for another,
+                // and yet the answer is of those who brought it.
+                let answer = race.answer.as_ref();
+                let parts = answer.map_or(Parts::Nobodys, |answer| answer.parts.clone());
+                self.rejected(fetch, &parts, verdict);
+            }
             (true, _) => {
                 // Good enough for others, not for these: fetch anew for them.
                 self.silence_waiters(fetch);

@@ -134,11 +134,11 @@ impl<K: Key> Engine<K> {
                 self.settle(fetch);
             }
             _ => {
-                let widened = self.retarget(fetch, want.targets, false);
+                let change = self.retarget(fetch, want.targets, false);
                 if earlier && state == State::Paused && self.fetches[fetch].cycles == 0 {
                     self.end_pause(fetch);
-                } else if widened {
-                    self.reconsider(fetch);
+                } else if let Some(opened) = change {
+                    self.reconsider(fetch, opened);
                 }
                 // With other sources than before there may be none at all, and then that was its end.
                 if self.fetches.get(fetch).is_some() {
@@ -207,28 +207,29 @@ impl<K: Key> Engine<K> {
 
     // ---- targets ----
 
-    /// Merges what a want says of sources into a fetch. Returns whether that may have opened a way.
-    fn retarget(&mut self, fetch: u32, targets: Targets, fresh: bool) -> bool {
+    /// Merges what a want says of sources into a fetch. Returns `None` where that changes nothing, and
+    /// else whether somebody new could serve it now.
+    fn retarget(&mut self, fetch: u32, targets: Targets, fresh: bool) -> Option<bool> {
         let open = !fresh && !matches!(self.fetches[fetch].candidates, Candidates::Only(_));
         match targets {
             // A restricted want never restricts an open fetch.
-            _ if open => false,
+            _ if open => None,
             Targets::Ranked => {
                 let was = self.lift(fetch);
                 self.fetches[fetch].candidates = Candidates::Unranked;
-                was
+                was.then_some(true)
             }
             Targets::Any => {
                 let was = self.lift(fetch);
                 self.fetches[fetch].candidates = Candidates::Any;
-                was
+                was.then_some(!self.eligible.is_empty())
             }
             Targets::Only(sources) => {
                 let mut list = match &self.fetches[fetch].candidates {
                     Candidates::Only(list) => list.clone(),
                     _ => Vec::new(),
                 };
-                let before = list.len();
+                let (before, mut opened) = (list.len(), false);
                 for id in sources {
                     if list.contains(&id) {
                         continue;
@@ -241,6 +242,7 @@ impl<K: Key> Engine<K> {
                         continue;
                     };
                     self.sources[source].targeted.insert(fetch);
+                    opened |= self.is_eligible(source);
                     list.push(id);
                 }
                 let added = list.len() > before;
@@ -248,7 +250,7 @@ impl<K: Key> Engine<K> {
                     self.unpause(fetch);
                 }
                 self.fetches[fetch].candidates = Candidates::Only(list);
-                added
+                added.then_some(opened)
             }
         }
     }
@@ -279,16 +281,16 @@ impl<K: Key> Engine<K> {
         }
     }
 
-    /// The sources of a fetch that waits have changed.
-    fn reconsider(&mut self, fetch: u32) {
+    /// The sources of a fetch that waits have changed; with `opened`, one could serve it now. Only that
+    /// ends a pause: a target that is not there costs neither the back-off nor a cycle.
+    fn reconsider(&mut self, fetch: u32, opened: bool) {
         let f = &self.fetches[fetch];
         match f.state {
-            State::Queued | State::Paused if f.not_before <= self.now => {
-                if f.state == State::Queued {
-                    self.dequeue(fetch);
-                }
+            State::Queued => {
+                self.dequeue(fetch);
                 self.enqueue(fetch);
             }
+            State::Paused if opened && f.not_before <= self.now => self.end_pause(fetch),
             State::Paused => self.repause(fetch),
             _ => {}
         }

@@ -1009,6 +1009,37 @@ fn c06_an_answer_of_another_identity_does_not_continue_the_body() {
 }
 
 #[test]
+fn regression_a_body_whose_version_is_gone_is_started_anew() {
+    let plan = Plan {
+        retry: Retry::UntilReleased {
+            backoff: backoff(100),
+        },
+        ..resuming()
+    };
+    let mut rig = Rig::with(&[1, 2]);
+    rig.want(1, 5, only(&[1, 2], plan));
+    let first = rig.start();
+    rig.open(first.attempt, 7);
+    rig.progress(first.attempt, 4);
+    rig.end(first.attempt, End::Failed(Fault::Truncated));
+    // From now on both have another version, and who is asked for the old one says no more than that.
+    for _ in 0..20 {
+        rig.wait(secs(60));
+        for start in rig.starts() {
+            if start.from_byte > 0 {
+                rig.end(start.attempt, End::Failed(Fault::Changed));
+            } else {
+                rig.complete(start.attempt, 10);
+            }
+        }
+        for judge in rig.judges() {
+            rig.judged(judge.judgement, Verdict::Valid);
+        }
+    }
+    assert_eq!(rig.finished().len(), 1);
+}
+
+#[test]
 fn c06_a_body_that_nobody_can_continue_is_started_anew() {
     let plan = Plan {
         retry: Retry::UntilReleased {

@@ -255,6 +255,28 @@ fn c07_a_pending_verdict_holds_up_nobody_else_and_the_deadline_bounds_it() {
 }
 
 #[test]
+fn regression_an_answer_of_one_source_that_is_judged_twice_does_not_end_hedging() {
+    let plan = Plan {
+        hedge: Some(Hedge::After(secs(1))),
+        ..Plan::default()
+    };
+    let mut rig = Rig::with(&[1, 2, 3]);
+    rig.want(1, 5, any(plan.clone()));
+    let first = rig.start();
+    rig.complete(first.attempt, 3);
+    let judge = rig.judge();
+    rig.want(2, 5, any(plan));
+    rig.judged(judge.judgement, Verdict::GaveUp);
+    assert_eq!(rig.finished(), [(1, Err(FetchError::Ignored))]);
+    let judge = rig.judge();
+    assert_eq!(judge.waiters, [2]);
+    rig.judged(judge.judgement, Verdict::Invalid);
+    assert_ne!(rig.start().source, first.source);
+    rig.wait(secs(1));
+    assert_eq!(rig.start().stage, Stage::Hedge);
+}
+
+#[test]
 fn regression_targets_of_a_late_joiner_count_when_it_is_fetched_anew_for_it() {
     let plan = Plan {
         commit: Commit::BeforeFinish,
@@ -709,6 +731,61 @@ fn c10_a_budget_ends_by_tries_and_by_time() {
     }
 }
 
+#[test]
+fn regression_no_hedge_joins_after_the_budget_of_time() {
+    let plan = Plan {
+        retry: Retry::Budget {
+            tries: 9,
+            total: secs(3),
+            backoff: backoff(100),
+        },
+        hedge: Some(Hedge::After(secs(2))),
+        first_byte_timeout: secs(60),
+        total_timeout: secs(60),
+        ..Plan::default()
+    };
+    let mut rig = Rig::with(&[1, 2, 3]);
+    rig.want(1, 5, any(plan));
+    let first = rig.start();
+    rig.wait(secs(2));
+    assert_eq!(rig.start().stage, Stage::Hedge);
+    rig.wait(secs(2));
+    rig.no_start();
+    // What is under way may still answer.
+    rig.complete(first.attempt, 3);
+    let judge = rig.judge();
+    rig.judged(judge.judgement, Verdict::Valid);
+    assert_eq!(rig.finished(), [(1, Ok(vec![first.source]))]);
+}
+
+#[test]
+fn regression_targets_that_are_not_there_cost_a_paused_fetch_nothing() {
+    let plan = Plan {
+        retry: Retry::Budget {
+            tries: 2,
+            total: secs(1000),
+            backoff: backoff(10_000),
+        },
+        ..Plan::default()
+    };
+    let mut rig = Rig::with(&[1]);
+    rig.want(1, 5, only(&[1], plan.clone()));
+    let first = rig.start();
+    rig.end(first.attempt, End::Failed(Fault::Local));
+    // It waits out the back-off, whoever comes with targets that are down.
+    rig.want(2, 5, only(&[2], plan.clone()));
+    rig.no_start();
+    rig.feed(Input::SourceDown {
+        source: SourceId(1),
+    });
+    rig.want(3, 5, only(&[3], plan.clone()));
+    assert_eq!(rig.finished(), []);
+    // One that is there is asked at once, in the cycle that is left.
+    rig.source_up(4);
+    rig.want(4, 5, only(&[4], plan));
+    assert_eq!(rig.start().source, 4);
+}
+
 // 11. Be fair. (Shares under saturation are the simulator's business: `sim/src/fairness.rs`.)
 
 #[test]
@@ -771,6 +848,35 @@ fn c11_fresh_keys_go_before_retries_in_strict_mode() {
 }
 
 // 12. Health.
+
+#[test]
+fn regression_limits_of_a_source_are_kept_whatever_is_remembered() {
+    let config = Config {
+        remembered_sources_max: 1,
+        ..config()
+    };
+    let mut rig = Rig::up(config, &[1, 2]);
+    for n in [1, 2] {
+        rig.want(n, 5, only(&[n], Plan::default()));
+        let start = rig.start();
+        rig.end(start.attempt, End::Failed(Fault::Refused));
+        rig.feed(Input::SourceDown {
+            source: SourceId(n),
+        });
+        // The first is set while it is remembered for its fault; the second drives it out.
+        if n == 1 {
+            let (scope, limits) = (Scope::Source(SourceId(1)), limits(1));
+            rig.feed(Input::Limit { scope, limits });
+        }
+    }
+    rig.source_up(1);
+    for key in [6, 7] {
+        rig.want(u64::from(key), key, only(&[1], Plan::default()));
+    }
+    let start = rig.start();
+    rig.started(start.attempt);
+    rig.no_start();
+}
 
 #[test]
 fn c12_pauses_grow_until_the_source_is_dead_and_is_probed() {
