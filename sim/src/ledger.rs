@@ -353,7 +353,7 @@ pub struct Ledger {
     /// Callers that wait.
     pub waiters: BTreeMap<WaiterId, Waiter>,
     /// Callers that left since the outputs were last drained.
-    pub just_left: BTreeSet<WaiterId>,
+    pub just_left: BTreeMap<WaiterId, Waiter>,
     /// Callers that the driver cancels.
     pub cancelled: BTreeSet<WaiterId>,
     /// Callers for whom a judge gave up.
@@ -434,7 +434,7 @@ impl Ledger {
             groups: BTreeMap::new(),
             sources: BTreeMap::new(),
             waiters: BTreeMap::new(),
-            just_left: BTreeSet::new(),
+            just_left: BTreeMap::new(),
             cancelled: BTreeSet::new(),
             given_up: BTreeSet::new(),
             fetches: BTreeMap::new(),
@@ -651,9 +651,9 @@ impl Ledger {
             Input::Release { waiter } => {
                 // Who has its outcome already, and only has not read it, leaves nothing.
                 let told = self.owed.iter().any(|(owed, _)| owed == waiter);
-                if !told && self.part(*waiter).is_some() {
+                if !told && let Some(left) = self.part(*waiter) {
                     self.tally.released += 1;
-                    self.just_left.insert(*waiter);
+                    self.just_left.insert(*waiter, left);
                 }
             }
             Input::Deadline { waiter, deadline } => {

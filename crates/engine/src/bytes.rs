@@ -46,6 +46,7 @@ impl<K: Key> Engine<K> {
                 first.get_or_insert(fetch);
                 looks -= 1;
                 if self.is_small(self.bytes_needed(fetch))
+                    && !self.is_overdue(fetch)
                     && self.bytes_fit(fetch)
                     && let Survey::Start(source) = self.survey(fetch)
                 {
@@ -104,6 +105,7 @@ impl<K: Key> Engine<K> {
     pub(crate) fn start_holder(&mut self) -> bool {
         for holder in self.holders.iter().copied().collect::<Vec<_>>() {
             if self.fetches[holder].state == State::Queued
+                && !self.is_overdue(holder)
                 && self.bytes_fit(holder)
                 && let Survey::Start(source) = self.survey(holder)
             {

@@ -212,25 +212,38 @@ impl<K: Key> Engine<K> {
     }
 
     pub(crate) fn fetch_timer(&mut self, fetch: u32) {
-        let now = self.now;
         let Some(f) = self.fetches.get_mut(fetch) else {
             return;
         };
         f.wake = Time::FAR;
-        if f.waiters == 0 && f.ceiling_at <= now {
-            f.ceiling_at = Time::FAR;
-            return self.cancel(fetch);
+        if self.is_overdue(fetch) {
+            return self.end_overdue(fetch);
         }
-        let (state, paused_until) = (f.state, f.paused_until);
-        match state {
-            State::Paused if paused_until <= now => self.end_pause(fetch),
-            State::Queued if self.budget_end(fetch) <= now => {
-                self.dequeue(fetch);
-                self.exhausted(fetch, FetchError::Exhausted);
-            }
+        let f = &self.fetches[fetch];
+        match f.state {
+            State::Paused if f.paused_until <= self.now => self.end_pause(fetch),
             State::Racing => self.maybe_hedge(fetch),
             _ => self.rearm(fetch),
         }
+    }
+
+    /// Whether time has ended a fetch: the ceiling of one that nobody wants any more, or the budget of
+    /// one that waits for its turn. Asked before a turn as well, for inputs may come before the timer is
+    /// served.
+    pub(crate) fn is_overdue(&self, fetch: u32) -> bool {
+        let f = &self.fetches[fetch];
+        let deserted = f.waiters == 0 && f.ceiling_at <= self.now;
+        deserted || f.state == State::Queued && self.budget_end(fetch) <= self.now
+    }
+
+    pub(crate) fn end_overdue(&mut self, fetch: u32) {
+        let f = &mut self.fetches[fetch];
+        if f.waiters == 0 {
+            f.ceiling_at = Time::FAR;
+            return self.cancel(fetch);
+        }
+        self.dequeue(fetch);
+        self.exhausted(fetch, FetchError::Exhausted);
     }
 
     fn maybe_hedge(&mut self, fetch: u32) {

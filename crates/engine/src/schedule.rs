@@ -78,6 +78,10 @@ impl<K: Key> Engine<K> {
             let Some(fetch) = self.next_turn() else {
                 return;
             };
+            if self.is_overdue(fetch) {
+                self.end_overdue(fetch);
+                continue;
+            }
             match self.survey(fetch) {
                 Survey::Start(source) => {
                     if !self.bytes_fit(fetch) && !self.make_room(fetch) {

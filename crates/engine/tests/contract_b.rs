@@ -759,6 +759,44 @@ fn regression_no_hedge_joins_after_the_budget_of_time() {
 }
 
 #[test]
+fn regression_what_is_over_in_time_starts_nothing_before_its_timer_is_served() {
+    let config = Config {
+        source_limits: limits(1),
+        ..config()
+    };
+    let mut rig = Rig::up(config, &[1]);
+    let budget = Plan {
+        retry: Retry::Budget {
+            tries: 9,
+            total: secs(3),
+            backoff: backoff(100),
+        },
+        ..Plan::default()
+    };
+    rig.want(1, 5, any(budget));
+    let first = rig.start();
+    rig.want(2, 6, any(Plan::default()));
+    rig.end(first.attempt, End::Failed(Fault::Local));
+    let other = rig.start();
+    rig.wait(ms(500));
+    let detached = Plan {
+        lifetime: Lifetime::Detached { ceiling: secs(3) },
+        ..Plan::default()
+    };
+    rig.want(3, 7, any(detached));
+    let deserted = rig.view(7).fetch;
+    rig.release(3);
+    assert_eq!(rig.view(5).phase, Phase::Queued);
+    assert_eq!(rig.view(7).phase, Phase::Queued);
+    // The source is free again, and the driver late with its timers.
+    rig.now = rig.now.after(secs(4));
+    rig.complete(other.attempt, 3);
+    rig.no_start();
+    assert_eq!(rig.finished(), [(1, Err(FetchError::Exhausted))]);
+    assert_eq!(rig.retired(), [first.fetch, deserted]);
+}
+
+#[test]
 fn regression_targets_that_are_not_there_cost_a_paused_fetch_nothing() {
     let plan = Plan {
         retry: Retry::Budget {
