@@ -111,7 +111,7 @@ impl Shared {
         if let Err(error) = store.unlink(leaving) {
             tracing::warn!(%error, "the store is above its budget");
         }
-        tracing::info!(
+        tracing::debug!(
             dir = %store.layout.root().display(),
             blobs = opened_in.1,
             elapsed = ?opened_in.0,
