@@ -486,6 +486,28 @@ fn c03_backed_off_sources_are_tried_if_there_is_no_other() {
 }
 
 #[test]
+fn regression_who_stands_at_one_source_looks_for_others_when_it_backs_off() {
+    let config = Config {
+        racing_max: 1,
+        try_backed_off: false,
+        ..config()
+    };
+    let mut rig = Rig::up(config, &[1, 2]);
+    rig.want(1, 5, only(&[2], Plan::default()));
+    let start = rig.start();
+    rig.fail(start.attempt);
+    rig.want(2, 6, only(&[1], Plan::default()));
+    let start = rig.start();
+    // Source 1 could serve it, and 2 backs off: it waits for its turn at 1.
+    rig.want(3, 7, only(&[1, 2], persistent()));
+    rig.wait(ms(300));
+    rig.fail(start.attempt);
+    rig.no_start();
+    rig.wait(ms(201));
+    assert_eq!(rig.start().source, 2);
+}
+
+#[test]
 fn c03_the_best_source_comes_first() {
     let mut rig = Rig::with(&[1, 2, 3]);
     for (n, took) in [(1, 900), (2, 20), (3, 400)] {
@@ -1098,6 +1120,36 @@ fn c06_of_several_under_way_whichever_brings_the_next_byte_appends() {
     let judge = rig.judge();
     assert_eq!(judge.contributors.last(), Some(&hedge.attempt));
     assert_eq!(judge.contributors.len(), 2);
+}
+
+#[test]
+fn regression_what_one_alone_has_begun_is_not_taken_up_by_another() {
+    let mut rig = Rig::with(&[1, 2]);
+    rig.want(1, 5, any(resuming()));
+    let first = rig.start();
+    rig.open(first.attempt, 7);
+    rig.progress(first.attempt, 4);
+    rig.end(first.attempt, End::Failed(Fault::Local));
+    let second = rig.start();
+    rig.open(second.attempt, 7);
+    rig.end(second.attempt, End::Complete { upto: 10 });
+    let judge = rig.judge();
+    rig.judged(judge.judgement, Verdict::Invalid);
+    let solo = rig.start();
+    rig.open(solo.attempt, 7);
+    rig.progress(solo.attempt, 6);
+    rig.discards();
+    // Nobody wants it for a moment.
+    rig.release(1);
+    assert_eq!(rig.aborts(), [solo.attempt]);
+    assert_eq!(rig.discards(), [solo.attempt]);
+    rig.want(2, 5, any(resuming()));
+    rig.end(solo.attempt, End::Aborted);
+    let anew = rig.start();
+    assert_eq!((anew.fetch, anew.from_byte), (solo.fetch, 0));
+    rig.open(anew.attempt, 7);
+    rig.end(anew.attempt, End::Complete { upto: 10 });
+    assert_eq!(rig.judge().contributors, [anew.attempt]);
 }
 
 #[test]
