@@ -350,6 +350,34 @@ fn regression_bytes_beyond_the_length_that_another_source_named_are_discarded() 
 }
 
 #[test]
+fn regression_a_group_that_was_left_has_no_tokens_back() {
+    let config = Config {
+        group_limits: Limits {
+            rate: Some(Rate {
+                per_minute_max: nz(1),
+                burst_max: nz(1),
+            }),
+            ..limits(9)
+        },
+        ..config()
+    };
+    let mut rig = Rig::up(config, &[1]);
+    rig.want(1, 5, any(persistent()));
+    rig.serve(Verdict::Valid);
+    rig.feed(Input::SourceUp {
+        source: SourceId(1),
+        group: GroupId(2),
+    });
+    rig.source_up(1);
+    rig.want(2, 6, any(persistent()));
+    rig.no_start();
+    rig.wait(ms(59_999));
+    rig.no_start();
+    rig.wait(ms(1));
+    assert_eq!(rig.start().source, 1);
+}
+
+#[test]
 fn c02_bytes_are_reserved() {
     let config = Config {
         bytes_max: 250,
