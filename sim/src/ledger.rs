@@ -113,7 +113,8 @@ pub struct Fetch {
     pub commit_fault: Option<gannet_engine::CommitFault>,
     /// Commits that failed.
     pub commit_faults: u32,
-    /// Of these, those that somebody insisted on: their answers were given up.
+    /// Of these, those that somebody insisted on: their answers were given up; and data that came by
+    /// another way. What a judge was asked before is of no concern after.
     pub given_up: u32,
     /// A body of several contributors was wrong.
     pub many_invalid: u32,
@@ -719,7 +720,7 @@ impl Ledger {
             ) {
                 self.coverage.hit(Mark::RestrictionLifted);
             }
-            crate::oracle::join(fetch, want);
+            crate::oracle::join(fetch, want, self.timers_served);
         }
         let joined = self.seq;
         self.waiters.insert(
@@ -981,8 +982,14 @@ impl Ledger {
                     self.unsteady(judgement.sources[0]);
                 }
                 OnInvalid::Block(period) => {
-                    let until = self.now.after(period);
-                    self.blocks_owed.push((judgement.sources[0], until));
+                    // A longer block that stands already is not shortened.
+                    let source = judgement.sources[0];
+                    let standing = match self.source(source).blocked {
+                        Some(until) => until.unwrap_or(Time::FAR),
+                        None => Time::ZERO,
+                    };
+                    let until = self.now.after(period).max(standing);
+                    self.blocks_owed.push((source, until));
                 }
                 OnInvalid::Host => {}
             }
@@ -1103,6 +1110,11 @@ impl Ledger {
         let Some(id) = self.by_key.get(&key).copied() else {
             return;
         };
+        // Whoever comes while its commit goes on has the answer judged anew: what is still to be said
+        // for those who have the datum now is no concern of theirs.
+        if let Some(fetch) = self.fetches.get_mut(&id) {
+            fetch.given_up += 1;
+        }
         let alive: Vec<WaiterId> = (self.waiters.iter())
             .filter(|(_, waiter)| waiter.key == key)
             .map(|(id, _)| *id)

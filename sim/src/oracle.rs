@@ -141,7 +141,7 @@ impl Ledger {
             .unwrap_or_else(|| panic!("I1: {id:?} waits for a fetch that is gone"));
         waiter.fetch = Some(fetch_id);
         if fetch.opened == self.seq {
-            join(fetch, &waiter.want);
+            join(fetch, &waiter.want, self.timers_served);
         }
     }
 
@@ -884,12 +884,16 @@ impl Ledger {
             "c7: {source:?} is blocked until {until:?} and not {expected:?}"
         );
         self.hit(Mark::EngineBlocked);
-        self.note_block(source, Some(until));
+        // One for ever was the operator's, and stays that.
+        self.note_block(source, (until != Time::FAR).then_some(until));
     }
 }
 
 /// What a want adds to its fetch.
-pub(crate) fn join(fetch: &mut Fetch, want: &Want) {
+pub(crate) fn join(fetch: &mut Fetch, want: &Want, timers_served: Time) {
+    let outlived =
+        |since: Time| (fetch.ceiling).is_none_or(|ceiling| since.after(ceiling) <= timers_served);
+    let cancelled = fetch.deserted.is_some_and(outlived) && fetch.valid.is_none();
     fetch.uniform &= same_base(&want.plan, &fetch.plan);
     fetch.commit = fetch.commit.max(want.plan.commit);
     if let Lifetime::Detached { ceiling } = want.plan.lifetime {
@@ -903,6 +907,10 @@ pub(crate) fn join(fetch: &mut Fetch, want: &Want) {
         }
         (targets @ Targets::Only(_), Targets::Any) => *targets = Targets::Any,
         _ => {}
+    }
+    if cancelled {
+        // It is the newcomer's alone: nobody is left who allowed it another source.
+        fetch.targets = want.targets.clone();
     }
     if fetch.deserted.take().is_some() {
         fetch.revived = true;

@@ -92,6 +92,17 @@ impl Gate {
         at
     }
 
+    /// When nothing of what was spent is missing any more.
+    pub(crate) fn full_at(&self) -> Time {
+        let Some(rate) = self.limits.rate else {
+            return Time::ZERO;
+        };
+        let missing = full(Some(rate)).saturating_sub(self.bucket.level);
+        let wait = missing.div_ceil(u128::from(rate.per_minute_max.get()));
+        let wait = u64::try_from(wait).unwrap_or(u64::MAX);
+        Time::from_nanos(self.bucket.as_of.as_nanos().saturating_add(wait))
+    }
+
     /// An attempt passes: it holds a place until [`Gate::leave`], and a token is gone.
     pub(crate) fn enter(&mut self, now: Time) {
         self.refill(now);

@@ -51,6 +51,12 @@ impl<K: Key> Engine<K> {
         if kept {
             return;
         }
+        let full_at = n.gate.full_at();
+        if full_at > self.now {
+            // Forgotten now, it would have its tokens back as soon as a source returns.
+            let n = &mut self.nodes[node];
+            return self.timers.arm(Who::Node(node), &mut n.wake, full_at);
+        }
         let (parent, slot) = (n.parent, n.slot);
         let mut wake = n.wake;
         self.timers.arm(Who::Node(node), &mut wake, Time::FAR);

@@ -81,7 +81,8 @@ pub enum Output<K> {
     Blocked {
         /// The source.
         source: SourceId,
-        /// When the block ends.
+        /// When the block ends: not before one that stood already, and [`Time::FAR`] where that was for
+        /// ever.
         until: Time,
     },
 }

@@ -381,9 +381,14 @@ impl<K: Key> Engine<K> {
         let faults = s.health.faults;
         s.health.failed(began, now, &health, &mut self.rng);
         let worse = s.health.faults != faults;
+        let unsound = s.is_unsound(now);
         self.refresh_source(source);
         if worse {
             self.tell_health(source);
+        }
+        if unsound && !self.config.try_backed_off {
+            // It gives no turns now; whoever stood here alone may have had better reasons than it has.
+            self.parked(source);
         }
     }
 

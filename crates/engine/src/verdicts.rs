@@ -559,6 +559,14 @@ impl<K: Key> Engine<K> {
             State::Racing if self.fetches[fetch].listed => {
                 // Until its attempts have ended, a new want takes it up with what it has.
                 self.abort_all(fetch);
+                if self.fetches[fetch]
+                    .race
+                    .as_ref()
+                    .is_some_and(|race| race.solo)
+                {
+                    // But not with what one source alone has begun: that is not for another to continue.
+                    self.discard_body(fetch);
+                }
                 self.set_state(fetch, State::Draining);
                 self.drained(fetch);
             }

@@ -350,6 +350,34 @@ fn regression_bytes_beyond_the_length_that_another_source_named_are_discarded() 
 }
 
 #[test]
+fn regression_a_group_that_was_left_has_no_tokens_back() {
+    let config = Config {
+        group_limits: Limits {
+            rate: Some(Rate {
+                per_minute_max: nz(1),
+                burst_max: nz(1),
+            }),
+            ..limits(9)
+        },
+        ..config()
+    };
+    let mut rig = Rig::up(config, &[1]);
+    rig.want(1, 5, any(persistent()));
+    rig.serve(Verdict::Valid);
+    rig.feed(Input::SourceUp {
+        source: SourceId(1),
+        group: GroupId(2),
+    });
+    rig.source_up(1);
+    rig.want(2, 6, any(persistent()));
+    rig.no_start();
+    rig.wait(ms(59_999));
+    rig.no_start();
+    rig.wait(ms(1));
+    assert_eq!(rig.start().source, 1);
+}
+
+#[test]
 fn c02_bytes_are_reserved() {
     let config = Config {
         bytes_max: 250,
@@ -483,6 +511,28 @@ fn c03_backed_off_sources_are_tried_if_there_is_no_other() {
         rig.wait(ms(501));
         assert_eq!(!rig.starts().is_empty(), !try_backed_off);
     }
+}
+
+#[test]
+fn regression_who_stands_at_one_source_looks_for_others_when_it_backs_off() {
+    let config = Config {
+        racing_max: 1,
+        try_backed_off: false,
+        ..config()
+    };
+    let mut rig = Rig::up(config, &[1, 2]);
+    rig.want(1, 5, only(&[2], Plan::default()));
+    let start = rig.start();
+    rig.fail(start.attempt);
+    rig.want(2, 6, only(&[1], Plan::default()));
+    let start = rig.start();
+    // Source 1 could serve it, and 2 backs off: it waits for its turn at 1.
+    rig.want(3, 7, only(&[1, 2], persistent()));
+    rig.wait(ms(300));
+    rig.fail(start.attempt);
+    rig.no_start();
+    rig.wait(ms(201));
+    assert_eq!(rig.start().source, 2);
 }
 
 #[test]
@@ -1098,6 +1148,36 @@ fn c06_of_several_under_way_whichever_brings_the_next_byte_appends() {
     let judge = rig.judge();
     assert_eq!(judge.contributors.last(), Some(&hedge.attempt));
     assert_eq!(judge.contributors.len(), 2);
+}
+
+#[test]
+fn regression_what_one_alone_has_begun_is_not_taken_up_by_another() {
+    let mut rig = Rig::with(&[1, 2]);
+    rig.want(1, 5, any(resuming()));
+    let first = rig.start();
+    rig.open(first.attempt, 7);
+    rig.progress(first.attempt, 4);
+    rig.end(first.attempt, End::Failed(Fault::Local));
+    let second = rig.start();
+    rig.open(second.attempt, 7);
+    rig.end(second.attempt, End::Complete { upto: 10 });
+    let judge = rig.judge();
+    rig.judged(judge.judgement, Verdict::Invalid);
+    let solo = rig.start();
+    rig.open(solo.attempt, 7);
+    rig.progress(solo.attempt, 6);
+    rig.discards();
+    // Nobody wants it for a moment.
+    rig.release(1);
+    assert_eq!(rig.aborts(), [solo.attempt]);
+    assert_eq!(rig.discards(), [solo.attempt]);
+    rig.want(2, 5, any(resuming()));
+    rig.end(solo.attempt, End::Aborted);
+    let anew = rig.start();
+    assert_eq!((anew.fetch, anew.from_byte), (solo.fetch, 0));
+    rig.open(anew.attempt, 7);
+    rig.end(anew.attempt, End::Complete { upto: 10 });
+    assert_eq!(rig.judge().contributors, [anew.attempt]);
 }
 
 #[test]
