@@ -36,6 +36,7 @@ impl<K: Key> Engine<K> {
             gate: Gate::new(self.config.source_limits, self.now),
             own_limits: false,
             unacknowledged: None,
+            paid: None,
             attempts: Vec::new(),
             health: crate::health::SourceHealth::new(),
             latency: crate::latency::Latency::new(),
@@ -80,7 +81,11 @@ impl<K: Key> Engine<K> {
             self.abandon(old, slot);
             self.shift_running(node, running, true);
             let slot = self.nodes[node].adopt(Child::Source(source));
+            let paid = self.nodes[old].id;
             let s = &mut self.sources[source];
+            if s.unacknowledged.is_some() && s.paid.is_none() {
+                s.paid = paid;
+            }
             s.node = node;
             s.slot = slot;
             s.posted = (0, 0, false);

@@ -299,6 +299,8 @@ pub(crate) struct Source {
     pub(crate) own_limits: bool,
     /// A start that the host has not acknowledged.
     pub(crate) unacknowledged: Option<u32>,
+    /// The group whose token that start took, where the source has moved to another since.
+    pub(crate) paid: Option<GroupId>,
     pub(crate) attempts: Vec<u32>,
     pub(crate) health: SourceHealth,
     pub(crate) latency: Latency,

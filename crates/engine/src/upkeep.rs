@@ -7,7 +7,7 @@
 use crate::planted::planted;
 use crate::{
     engine::Engine,
-    id::{Key, Time},
+    id::{GroupId, Key, Time},
     state::{Child, NONE, WHOLE},
     timers::Who,
     weights::{Draw, Weight},
@@ -258,6 +258,7 @@ impl<K: Key> Engine<K> {
         self.attempts[attempt].at_source = s.attempts.len() as u32;
         s.attempts.push(attempt);
         s.unacknowledged = Some(attempt);
+        s.paid = None;
         let mut node = s.node;
         if s.gate.is_open(now) {
             self.tell_later(source);
@@ -292,6 +293,7 @@ impl<K: Key> Engine<K> {
         if unacknowledged {
             s.unacknowledged = None;
         }
+        let paid = s.paid.filter(|_| refund);
         let mut node = s.node;
         if closed {
             self.refresh_source(source);
@@ -302,7 +304,7 @@ impl<K: Key> Engine<K> {
             let n = &mut self.nodes[node];
             let closed = !n.gate.is_open(now);
             n.gate.leave();
-            if refund {
+            if refund && paid.is_none() {
                 n.gate.refund();
             }
             let parent = n.parent;
@@ -311,7 +313,26 @@ impl<K: Key> Engine<K> {
             }
             node = parent;
         }
+        if let Some(group) = paid {
+            self.refund_group(group);
+        }
         self.release_source(source);
+    }
+
+    /// A start that took its token from this group was undone, and its source is elsewhere by now.
+    fn refund_group(&mut self, group: GroupId) {
+        let now = self.now;
+        let mut node = self.by_group.get(&group).copied().unwrap_or(WHOLE);
+        while node != NONE {
+            let n = &mut self.nodes[node];
+            let closed = !n.gate.is_open(now);
+            n.gate.refund();
+            let parent = n.parent;
+            if closed {
+                self.refresh_node(node);
+            }
+            node = parent;
+        }
     }
 }
 

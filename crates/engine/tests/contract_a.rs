@@ -642,6 +642,44 @@ fn c04_one_start_of_a_source_is_unacknowledged() {
     assert_eq!(rig.unacknowledged().len(), 1);
 }
 
+/// A start that is undone gives its token back to who gave it, wherever its source is by then.
+#[test]
+fn regression_c04_a_token_goes_back_to_the_group_that_it_came_from() {
+    let mut rig = Rig::with(&[1, 2]);
+    for group in [1, 2] {
+        rig.feed(Input::Limit {
+            scope: Scope::Group(GroupId(group)),
+            limits: Limits {
+                rate: Some(Rate {
+                    per_minute_max: nz(1),
+                    burst_max: nz(1),
+                }),
+                ..limits(9)
+            },
+        });
+    }
+    // Both groups have spent what they had.
+    rig.want(1, 5, only(&[2], Plan::default()));
+    rig.start();
+    rig.want(2, 6, only(&[1], Plan::default()));
+    let attempt = rig.unacknowledged()[0].attempt;
+    rig.feed(Input::SourceUp {
+        source: SourceId(1),
+        group: GroupId(2),
+    });
+    let until = rig.now;
+    rig.feed(Input::Declined { attempt, until });
+    rig.want(3, 7, only(&[2], persistent()));
+    rig.no_start();
+    // Group 1 has its token again.
+    rig.feed(Input::SourceUp {
+        source: SourceId(3),
+        group: GroupId(1),
+    });
+    rig.want(4, 8, only(&[3], Plan::default()));
+    rig.start();
+}
+
 #[test]
 fn c04_a_declined_start_is_undone_at_no_cost() {
     let mut rig = Rig::with(&[1, 2]);
