@@ -48,7 +48,7 @@ impl<K: Key> Engine<K> {
                 if self.is_small(self.bytes_needed(fetch))
                     && !self.is_overdue(fetch)
                     && self.bytes_fit(fetch)
-                    && let Survey::Start(source) = self.survey(fetch)
+                    && let Some(source) = self.free_source(fetch)
                 {
                     self.dequeue(fetch);
                     self.shares.charge(class);
@@ -100,6 +100,19 @@ impl<K: Key> Engine<K> {
         self.bytes_fit(fetch)
     }
 
+    /// The source that a queued fetch could ask now. What it would wait for otherwise is left as it is:
+    /// sources that only this look brought to mind are forgotten again.
+    fn free_source(&mut self, fetch: u32) -> Option<u32> {
+        match self.survey(fetch) {
+            Survey::Start(source) => Some(source),
+            Survey::Wait(waits) => {
+                self.release_sources(&waits);
+                None
+            }
+            Survey::Spent | Survey::Nobody => None,
+        }
+    }
+
     /// Lets a queued fetch that has its bytes already go before one that waits for bytes: otherwise
     /// they might wait for each other.
     pub(crate) fn start_holder(&mut self) -> bool {
@@ -107,7 +120,7 @@ impl<K: Key> Engine<K> {
             if self.fetches[holder].state == State::Queued
                 && !self.is_overdue(holder)
                 && self.bytes_fit(holder)
-                && let Survey::Start(source) = self.survey(holder)
+                && let Some(source) = self.free_source(holder)
             {
                 self.dequeue(holder);
                 self.launch(holder, source);
