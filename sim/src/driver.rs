@@ -1122,7 +1122,7 @@ fn persistent() -> Retry {
     Retry::UntilReleased {
         backoff: gannet_engine::Backoff {
             base: Duration::from_millis(100),
-            factor: 2,
+            growth_permille: 2000,
             cap: Duration::from_secs(2),
             jitter_permille: 100,
         },

@@ -189,7 +189,7 @@ fn span(rng: &mut Rng, low: u64, high: u64) -> (u64, u64) {
 fn backoff(rng: &mut Rng, cap: u64) -> Backoff {
     Backoff {
         base: ms(rng, 10, 400),
-        factor: rng.range32(1, 3),
+        growth_permille: rng.range32(1, 3) * 1000,
         cap: ms(rng, 400, cap),
         jitter_permille: *rng.pick(&[0, 200, 500]),
     }

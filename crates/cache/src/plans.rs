@@ -43,7 +43,7 @@ impl Plans {
             total: Duration::from_secs(5),
             backoff: Backoff {
                 base: Duration::from_millis(100),
-                factor: 2,
+                growth_permille: 2000,
                 cap: Duration::from_secs(2),
                 jitter_permille: 200,
             },

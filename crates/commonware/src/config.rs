@@ -67,7 +67,7 @@ pub(crate) fn plan(timeout: Duration, retry_delay: Duration, tuning: &Tuning) ->
         retry: Retry::UntilReleased {
             backoff: Backoff {
                 base: retry_delay,
-                factor: 1,
+                growth_permille: 1000,
                 cap: retry_delay,
                 jitter_permille: 0,
             },

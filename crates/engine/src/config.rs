@@ -101,7 +101,7 @@ impl Default for HealthConfig {
         Self {
             backoff: Backoff {
                 base: Duration::from_millis(500),
-                factor: 2,
+                growth_permille: 2000,
                 cap: Duration::from_secs(60),
                 jitter_permille: 200,
             },

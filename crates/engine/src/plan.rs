@@ -203,13 +203,14 @@ pub enum Retry {
     },
 }
 
-/// Exponential back-off: `base * factor^n`, at most `cap`, plus or minus jitter.
+/// Exponential back-off: `base * (growth / 1000)^n`, at most `cap`, plus or minus jitter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     /// The first pause; zero: the next cycle follows at once on the answers of the last.
     pub base: Duration,
-    /// The growth from one pause to the next.
-    pub factor: u32,
+    /// The growth from one pause to the next in thousandths: 2,000 doubles. Below 1,000 counts as
+    /// 1,000, which keeps the pause as it is.
+    pub growth_permille: u32,
     /// The longest pause.
     pub cap: Duration,
     /// Up to so many thousandths are added or taken, drawn anew each time.
@@ -217,10 +218,64 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// The pause before try `n` (the first pause is `n == 0`), without jitter.
+    /// Pauses that grow evenly from `first` to `last`, which is the `count`-th, and stay there. One
+    /// pause is all there is where `count` is below two.
+    ///
+    /// ```
+    /// use gannet_engine::Backoff;
+    /// use std::time::Duration;
+    ///
+    /// let backoff = Backoff::between(Duration::from_secs(20), Duration::from_secs(600), 4);
+    /// let pauses = [0, 1, 2, 3, 4].map(|n| backoff.pause(n).as_secs());
+    /// assert_eq!(pauses, [20, 62, 193, 600, 600]);
+    /// ```
+    pub fn between(first: Duration, last: Duration, count: u32) -> Self {
+        let cap = last.max(first);
+        let mut backoff = Self {
+            base: if count < 2 { cap } else { first },
+            growth_permille: 1000,
+            cap,
+            jitter_permille: 0,
+        };
+        // The least growth that gets there: found by halving, in whole numbers, so that it is the
+        // same everywhere. A first pause of nothing cannot grow.
+        let (mut low, mut high) = (1000, u32::MAX);
+        while count >= 2 && low < high {
+            let middle = low + (high - low) / 2;
+            backoff.growth_permille = middle;
+            if backoff.pause(count - 1) < cap {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        backoff.growth_permille = low;
+        backoff
+    }
+
+    /// The pause before try `n` (the first pause is `n == 0`), without jitter. O(log n).
     pub fn pause(&self, n: u32) -> Duration {
-        let factor = self.factor.max(1).saturating_pow(n);
-        self.base.saturating_mul(factor).min(self.cap)
+        // Fixed point with 20 bits behind it; by squaring.
+        const ONE: u128 = 1 << 20;
+        const MOST: u128 = 1 << 60;
+        let mut power = u128::from(self.growth_permille.max(1000)) * ONE / 1000;
+        let (mut scale, mut n) = (ONE, n);
+        while n > 0 {
+            if n & 1 == 1 {
+                scale = (scale * power / ONE).min(MOST);
+            }
+            power = (power * power / ONE).min(MOST);
+            n >>= 1;
+        }
+        let nanos = self.base.as_nanos().saturating_mul(scale) / ONE;
+        if nanos >= self.cap.as_nanos() {
+            return self.cap;
+        }
+        // Below the cap, which is a duration.
+        Duration::new(
+            (nanos / 1_000_000_000) as u64,
+            (nanos % 1_000_000_000) as u32,
+        )
     }
 }
 

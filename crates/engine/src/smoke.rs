@@ -14,7 +14,7 @@ fn nz(n: u64) -> NonZeroU32 {
 fn plan(rng: &mut Rng) -> Plan {
     let backoff = Backoff {
         base: Duration::from_millis(10),
-        factor: 2,
+        growth_permille: 2000,
         cap: Duration::from_millis(200),
         jitter_permille: 100,
     };

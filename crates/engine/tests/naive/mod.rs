@@ -112,7 +112,7 @@ pub fn want(targets: Targets, plan: Plan) -> Want {
 pub const fn backoff() -> Backoff {
     Backoff {
         base: Duration::from_millis(50),
-        factor: 2,
+        growth_permille: 2000,
         cap: Duration::from_millis(400),
         jitter_permille: 0,
     }

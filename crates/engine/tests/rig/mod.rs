@@ -50,7 +50,7 @@ pub const fn secs(n: u64) -> Duration {
 pub const fn backoff(base: u64) -> Backoff {
     Backoff {
         base: ms(base),
-        factor: 2,
+        growth_permille: 2000,
         cap: secs(60),
         jitter_permille: 0,
     }

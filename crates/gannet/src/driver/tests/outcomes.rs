@@ -217,7 +217,7 @@ async fn commits() {
         let fetcher = up(fetcher.unwrap(), 1);
         let backoff = Backoff {
             base: Duration::from_secs(1),
-            factor: 2,
+            growth_permille: 2000,
             cap: Duration::from_secs(9),
             jitter_permille: 0,
         };
@@ -353,7 +353,7 @@ async fn sources_come_and_go() {
     let fetcher = fetcher(&script, 0);
     let backoff = Backoff {
         base: Duration::from_secs(3600),
-        factor: 1,
+        growth_permille: 1000,
         cap: Duration::from_secs(3600),
         jitter_permille: 0,
     };
