@@ -106,6 +106,10 @@ impl Scope {
 pub(crate) struct Key {
     pub(crate) subs: BTreeMap<u64, Sub>,
     pub(crate) scope: Option<Scope>,
+    /// Whether it may be narrower than that: it is not known whether a fetch was new.
+    pub(crate) doubt: bool,
+    /// When that last changed.
+    pub(crate) widened: u64,
     /// The scope of a fetch that was cancelled, and when.
     pub(crate) old_scope: Option<(Scope, u64)>,
     /// When the last attempt failed, if that is known.
@@ -140,6 +144,8 @@ pub(crate) struct Request {
     pub(crate) answered: bool,
     /// Whether its peer has left since: when it returns it is somebody new.
     pub(crate) stranger: bool,
+    /// Whether it may have been given up.
+    pub(crate) unsure: bool,
     /// Since when its answer is of no use, for another reason than time.
     pub(crate) void: Option<u64>,
 }
@@ -296,11 +302,16 @@ impl Run {
     /// What was asked of a peer is not waited for any more.
     fn void_peer(&mut self, now: u64, peer: usize) {
         for request in self.requests.values_mut() {
-            if request.peer == peer && !request.answered && request.void.is_none() {
-                request.void = Some(now);
-                if let Some(key) = self.keys.get_mut(&request.key) {
-                    key.failed = None;
-                }
+            if request.peer != peer || request.answered || request.void.is_some() {
+                continue;
+            }
+            // To one that had left before it was blocked: that may be somebody else to the engine.
+            match request.stranger {
+                true => request.unsure = true,
+                false => request.void = Some(now),
+            }
+            if let Some(key) = self.keys.get_mut(&request.key) {
+                key.failed = None;
             }
         }
     }
@@ -365,7 +376,8 @@ impl Run {
             if end > now {
                 return true;
             }
-            let timed_out = !request.answered && request.void.is_none();
+            let given_up = request.unsure || request.void.is_some();
+            let timed_out = !request.answered && !given_up;
             if timed_out && let Some(key) = keys.get_mut(&request.key) {
                 key.failed = key.failed.max(Some(end));
                 // So that it says so once.

@@ -1,7 +1,7 @@
 //! The rules of the far side: what the engine asks of peers, what they answer, and what it serves them.
 
 use super::{
-    account::{Answer, Notes, Owed, Request, Rest, Run},
+    account::{Answer, Key, Notes, Owed, Request, Rest, Run},
     wire::{Message, What},
 };
 
@@ -35,10 +35,7 @@ impl Run {
         // To one that is blocked, or for what is cancelled, and the engine has not heard: it takes it
         // back when it does.
         let blocked = self.blocked.now().is_some_and(|set| set.contains(&peer));
-        let wanted = self
-            .keys
-            .get(&name)
-            .is_some_and(|key| key.surely().next().is_some());
+        let wanted = self.keys.get(&name).is_some_and(Key::is_wanted);
         let heeds = blocked && self.terms.strict;
         let request = Request {
             peer,
@@ -46,6 +43,7 @@ impl Run {
             at: now,
             answered: false,
             stranger: false,
+            unsure: false,
             void: (heeds || !wanted).then_some(now),
         };
         self.requests.insert(id, request);
@@ -70,7 +68,8 @@ impl Run {
         let open: Vec<&Request> = self
             .requests
             .values()
-            .filter(|request| request.key == name && !request.answered && request.void.is_none())
+            .filter(|request| request.key == name && !request.answered)
+            .filter(|request| request.void.is_none() && !request.unsure)
             .collect();
         notes.rule(open.len() < self.terms.width, "one request", || {
             format!(
@@ -95,13 +94,10 @@ impl Run {
             && self.terms.strict
             && self.terms.width == 1
         {
-            // When somebody appears all that waits is tried at once.
-            let new = self.appeared >= failed;
-            let due = if new {
-                failed
-            } else {
-                failed + self.terms.retry_delay
-            };
+            // When somebody appears, or may be asked now, what waits is tried at once.
+            let new = self.appeared.max(key.widened) + grace >= failed;
+            let delay = if new { 0 } else { self.terms.retry_delay };
+            let due = failed + delay;
             notes.rule(now >= due, "retry delay", || {
                 format!("{name} again {}ns too soon", due - now)
             });
@@ -170,7 +166,7 @@ impl Run {
         if late {
             return notes.mark("too late");
         }
-        let sure = now < end && request.void.is_none();
+        let sure = now < end && request.void.is_none() && !request.unsure;
         request.answered = true;
         let name = request.key;
         let What::Response(bytes) = message.what else {

@@ -186,7 +186,8 @@ impl Sim {
                     let scope = key.scope.as_ref().is_some_and(|scope| scope.has(**peer));
                     scope && self.world.holds(**peer, *name)
                 };
-                if key.surely().next().is_some() && free.iter().any(|peer| has(&peer)) {
+                let sure = key.surely().next().is_some() && !key.doubt;
+                if sure && free.iter().any(|peer| has(&peer)) {
                     open.push((number, *name));
                 }
             }

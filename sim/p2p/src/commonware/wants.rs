@@ -12,6 +12,10 @@ impl Run {
         let key = self.keys.entry(name).or_default();
         let wanted = key.is_wanted();
         let before = key.scope.clone();
+        key.doubt = match targets {
+            None => false,
+            Some(_) => wanted && (key.doubt || key.surely().next().is_none()),
+        };
         key.scope = Some(match (targets, key.scope.take()) {
             (None, _) => Scope::Any,
             (Some(targets), Some(Scope::Only(known))) if wanted => {
@@ -21,8 +25,7 @@ impl Run {
             (Some(targets), _) => Scope::Only(targets.iter().copied().collect()),
         });
         if key.scope != before {
-            // Another may be asked at once, who could not be asked before.
-            key.failed = None;
+            key.widened = now;
         }
         let fresh = Sub {
             waits: Waits::Yes,
@@ -120,10 +123,15 @@ impl Run {
             format!("{name}: not in order, or twice: {subs:?}")
         });
         for sub in subs {
-            let known = key.subs.get(sub);
-            let waits = known.is_some_and(|known| {
+            let mut known = key.subs.get_mut(sub);
+            let waits = known.as_mut().is_some_and(|known| {
                 let tail = known.cancelled.is_some_and(|at| at + grace >= now);
-                known.waits != Waits::No || tail
+                // Now that it is served it is certain that it waited.
+                let waits = known.waits != Waits::No;
+                if waits {
+                    known.waits = Waits::Yes;
+                }
+                waits || tail
             });
             notes.rule(waits, "once per request", || {
                 format!("{name} for {sub}, which does not wait: {known:?}")
@@ -267,14 +275,20 @@ impl Run {
         let delivery = &self.deliveries[number];
         let (name, at, answer) = (delivery.key, delivery.at, delivery.answer);
         let subs: BTreeSet<u64> = delivery.subs.iter().copied().collect();
-        let grace = self.terms.grace;
+        let (grace, strict) = (self.terms.grace, self.terms.strict);
         let Some(key) = self.keys.get_mut(&name) else {
             return;
         };
         for (_, sub) in key.subs.iter_mut().filter(|(name, _)| subs.contains(name)) {
-            // Who came after the delivery, under a name that was cancelled, is somebody else.
-            if sub.waits != Waits::No && sub.since <= at {
+            if sub.waits == Waits::No {
+                continue;
+            }
+            if sub.since <= at {
                 end(sub, now, grace);
+            } else if !strict {
+                // Who came after the delivery, under a name that was cancelled, is somebody else. To a
+                // stock engine it is the same.
+                sub.waits = Waits::Maybe;
             }
         }
         let waits = key.surely().any(|(_, sub)| sub.since + grace < now);
