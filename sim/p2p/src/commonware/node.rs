@@ -12,7 +12,7 @@ use commonware_cryptography::ed25519::PublicKey;
 use commonware_resolver::{Fetch, Resolver as _, TargetedResolver as _, p2p as stock};
 use commonware_runtime::{Handle, Spawner as _, Supervisor as _, deterministic::Context};
 use commonware_utils::{NonZeroDuration, channel::mpsc, vec::NonEmptyVec};
-use gannet_commonware::{Hedge, Tuning};
+use gannet_commonware::Tuning;
 use std::{
     num::{NonZeroU32, NonZeroUsize},
     time::Duration,
@@ -180,7 +180,7 @@ fn terms(world: &World, node: usize) -> Terms {
         timeout: nanos_of(peer.fetch_timeout),
         retry_delay: nanos_of(peer.retry_delay),
         width: match peer.hedge {
-            Some(_) if strict => 2,
+            Some(_) if strict => peer.width as usize,
             _ => 1,
         },
         serves_max: peer.serves_max,
@@ -246,8 +246,8 @@ fn engine(
         return (Mail::Stock(StockMail(mail)), engine.start(network));
     }
     let tuning = Tuning {
-        hedge: peer.hedge.map(Hedge::After),
-        attempts_max: NonZeroU32::new(2).expect("two"),
+        hedge: peer.hedge,
+        attempts_max: NonZeroU32::new(peer.width).expect("at least two"),
         serves_max: match bent("serves-all") {
             true => NonZeroUsize::MAX,
             false => NonZeroUsize::new(peer.serves_max).expect("at least one"),

@@ -5,6 +5,7 @@ use commonware_cryptography::{
     Signer as _,
     ed25519::{PrivateKey, PublicKey},
 };
+use gannet_commonware::Hedge;
 use gannet_sim::rng::{Rng, mix};
 use std::{sync::OnceLock, time::Duration};
 
@@ -62,8 +63,9 @@ pub(crate) struct Peer {
     pub(crate) fetch_timeout: Duration,
     pub(crate) retry_delay: Duration,
     pub(crate) mailbox: usize,
-    /// After so long a second peer is asked.
-    pub(crate) hedge: Option<Duration>,
+    /// When another peer is asked, too; and how many may be, in all.
+    pub(crate) hedge: Option<Hedge>,
+    pub(crate) width: u32,
     /// Whether it tells its engine who it is.
     pub(crate) knows_itself: bool,
     /// Whether its network tells who is blocked, beyond the first time.
@@ -207,6 +209,18 @@ impl World {
     }
 }
 
+fn hedge(rng: &mut Rng) -> Hedge {
+    let after = Duration::from_millis(rng.range(10, 200));
+    let permille = *rng.pick(&[500, 900, 990]);
+    match rng.permille(500) {
+        true => Hedge::After(after),
+        false => Hedge::AtQuantile {
+            permille,
+            floor: after,
+        },
+    }
+}
+
 fn peer(rng: &mut Rng, n: usize, latency: u64) -> Peer {
     const VICES: &[Mood] = &[
         Mood::Lie,
@@ -241,9 +255,8 @@ fn peer(rng: &mut Rng, n: usize, latency: u64) -> Peer {
         fetch_timeout: Duration::from_millis(2 * latency / MS + rng.range(10, 600)),
         retry_delay: Duration::from_millis(delay),
         mailbox: *rng.pick(&[1, 2, 16, 1024]),
-        hedge: rng
-            .permille(250)
-            .then(|| Duration::from_millis(rng.range(10, 200))),
+        hedge: rng.permille(300).then(|| hedge(rng)),
+        width: rng.range32(2, 3),
         knows_itself: !rng.permille(150),
         tells_blocks: !rng.permille(100),
         serves_max: *rng.pick(&[1, 4, 65_536, 65_536]),
