@@ -5,6 +5,9 @@
 //! kept apart from the engine ([`ledger`], [`oracle`], [`audit`]) checks the invariants I1 to I9 of
 //! ARCHITECTURE.md after every step. [`fairness`] saturates an engine and counts shares.
 //!
+//! The drop-ins for peer-to-peer hosts run in a simulation of their own, `gannet-sim-p2p`, which shares
+//! the [`rng`], the [`trace`] and what [`run`] knows of seeds and panics.
+//!
 //! Guarantees: the same seed gives the same run, byte for byte; no clock, thread or hash order plays
 //! a part. Not for timing anything.
 

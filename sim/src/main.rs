@@ -20,7 +20,7 @@ use std::{
 #[command(name = "gannet-sim", version)]
 struct Args {
     /// Seeds to run, the last excluded.
-    #[arg(long, value_name = "A..B", default_value = "0..300", value_parser = parse_range)]
+    #[arg(long, value_name = "A..B", default_value = "0..300", value_parser = run::parse_range)]
     seeds: Range<u64>,
     /// Say how each seed went.
     #[arg(long)]
@@ -45,16 +45,6 @@ struct Args {
     #[cfg(feature = "planted")]
     #[arg(long, value_name = "NAME")]
     plant: Option<String>,
-}
-
-fn parse_range(text: &str) -> Result<Range<u64>, String> {
-    let bad = || format!("`{text}` is no range of seeds; say A..B, such as 0..300");
-    let (first, last) = text.split_once("..").ok_or_else(bad)?;
-    let range = first.parse().map_err(|_| bad())?..last.parse().map_err(|_| bad())?;
-    if range.is_empty() {
-        return Err(bad());
-    }
-    Ok(range)
 }
 
 /// So many seeds reach every state; a run over fewer does not have to.

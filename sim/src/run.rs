@@ -3,6 +3,7 @@
 use crate::{coverage::Coverage, driver::Sim, fairness};
 use std::{
     cell::RefCell,
+    ops::Range,
     panic::{self, AssertUnwindSafe},
 };
 
@@ -43,25 +44,13 @@ pub fn silence_panics() {
     }));
 }
 
-/// Runs one seed, printing its trace where asked.
-pub fn seed(seed: u64, print: bool) -> Report {
-    let mut sim = Sim::new(seed, print);
-    sim.trusting = !is_planted();
-    let mut caught = panic::catch_unwind(AssertUnwindSafe(|| sim.run())).err();
-    let mut digest = sim.trace.digest();
-    let mut steps = sim.steps;
-    let mut coverage = std::mem::take(&mut sim.ledger.coverage);
-    if caught.is_none() && seed.is_multiple_of(4) {
-        let fair = panic::catch_unwind(AssertUnwindSafe(|| fairness::run(seed, &mut coverage)));
-        match fair {
-            Ok(((hash, lines), more)) => {
-                digest = (digest.0 ^ hash, digest.1 + lines);
-                steps += more;
-            }
-            Err(panic) => caught = Some(panic),
-        }
-    }
-    let failure = caught.map(|payload| {
+/// What this gives, or the words with which it panicked.
+///
+/// # Errors
+///
+/// The message of a panic, and where it happened if [`silence_panics`] has been called.
+pub fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    panic::catch_unwind(AssertUnwindSafe(run)).map_err(|payload| {
         LAST_PANIC
             .with(|last| last.borrow_mut().take())
             .unwrap_or_else(|| {
@@ -70,7 +59,41 @@ pub fn seed(seed: u64, print: bool) -> Report {
                     .cloned()
                     .unwrap_or_else(|| "a panic without words".into())
             })
-    });
+    })
+}
+
+/// Seeds as they are given on a command line: `A..B`, the last excluded.
+///
+/// # Errors
+///
+/// What was expected instead.
+pub fn parse_range(text: &str) -> Result<Range<u64>, String> {
+    let bad = || format!("`{text}` is no range of seeds; say A..B, such as 0..300");
+    let (first, last) = text.split_once("..").ok_or_else(bad)?;
+    let range = first.parse().map_err(|_| bad())?..last.parse().map_err(|_| bad())?;
+    if range.is_empty() {
+        return Err(bad());
+    }
+    Ok(range)
+}
+
+/// Runs one seed, printing its trace where asked.
+pub fn seed(seed: u64, print: bool) -> Report {
+    let mut sim = Sim::new(seed, print);
+    sim.trusting = !is_planted();
+    let mut failure = caught(|| sim.run()).err();
+    let mut digest = sim.trace.digest();
+    let mut steps = sim.steps;
+    let mut coverage = std::mem::take(&mut sim.ledger.coverage);
+    if failure.is_none() && seed.is_multiple_of(4) {
+        match caught(|| fairness::run(seed, &mut coverage)) {
+            Ok(((hash, lines), more)) => {
+                digest = (digest.0 ^ hash, digest.1 + lines);
+                steps += more;
+            }
+            Err(why) => failure = Some(why),
+        }
+    }
     Report {
         seed,
         steps,

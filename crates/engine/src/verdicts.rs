@@ -570,8 +570,9 @@ impl<K: Key> Engine<K> {
                 self.set_state(fetch, State::Draining);
                 self.drained(fetch);
             }
-            // The datum is valid, and the store is at it.
-            State::Accepted => self.settle(fetch),
+            // The datum is valid. The store may be at it; a judge may be at it for those who came late,
+            // but then they have left, and whoever comes next need not wait for that.
+            State::Accepted => self.close(fetch),
             State::Draining => {}
             _ => self.close(fetch),
         }

@@ -298,6 +298,37 @@ fn regression_targets_of_a_late_joiner_count_when_it_is_fetched_anew_for_it() {
     assert_eq!(rig.start().source, 2, "who may serve the late one is asked");
 }
 
+#[test]
+fn regression_nobody_waits_for_the_judgement_of_a_late_waiter_that_has_left() {
+    for commit in [Commit::None, Commit::AfterServe] {
+        let plan = Plan {
+            commit,
+            ..Plan::default()
+        };
+        let mut rig = Rig::with(&[1]);
+        rig.want(1, 5, any(plan.clone()));
+        let first = rig.start();
+        rig.complete(first.attempt, 3);
+        let judge = rig.judge();
+        rig.want(2, 5, any(plan.clone()));
+        rig.judged(judge.judgement, Verdict::Valid);
+        let late = rig.judge();
+        assert_eq!(late.waiters, [2]);
+        if commit != Commit::None {
+            assert_eq!(rig.commits(), [first.fetch]);
+            rig.committed(first.fetch, Ok(()));
+        }
+        rig.release(2);
+        assert_eq!(rig.retired(), [first.fetch], "{commit:?}");
+        // Who comes now need not wait for a judge who has been told to stop.
+        rig.want(3, 5, any(plan));
+        assert_ne!(rig.start().fetch, first.fetch);
+        rig.judged(late.judgement, Verdict::Valid);
+        let finished: Vec<u64> = rig.finished().iter().map(|(waiter, _)| *waiter).collect();
+        assert_eq!(finished, [1]);
+    }
+}
+
 // 8. Persist.
 
 fn committing(commit: Commit) -> Plan {
