@@ -169,6 +169,29 @@ impl State {
         self.store(&url, op, Some(peer), Ticket::Judge(judgement), &hold);
     }
 
+    /// The engine has no use for an answer.
+    pub(crate) fn discard(&mut self, attempt: AttemptId) {
+        if let Some(Answer { peer, op, .. }) = self.answers.remove(&attempt)
+            && let Some(found) = self.book.find(&op.op_id)
+            && let Some(want) = self.book.between(found, peer)
+        {
+            self.unanswer(want);
+        }
+    }
+
+    /// A want that was answered is not, after all. Whether it was.
+    fn unanswer(&mut self, want: u32) -> bool {
+        let w = self
+            .book
+            .want_mut(want)
+            .expect("a want that is in the book");
+        let was = w.asked == Asked::Answered;
+        if was {
+            w.asked = Asked::No;
+        }
+        was
+    }
+
     /// The next ops to be stored in one call, all from one peer: if one of them makes the call fail,
     /// nobody else's do. To be followed by [`State::stored`].
     pub(crate) fn next_store_call(&mut self) -> Option<Vec<Item>> {
@@ -227,13 +250,10 @@ impl State {
             let op = self.book.find(&item.id).zip(self.book.peer_at(&item.url));
             let want = op.and_then(|(op, peer)| self.book.between(op, peer));
             if let Some(want) = want
-                && let Some(w) = self.book.want_mut(want)
-                && w.asked == Asked::Answered
+                && self.unanswer(want)
+                && fate == Fate::Refused
             {
-                w.asked = Asked::No;
-                if fate == Fate::Refused {
-                    self.in_vain(now, want);
-                }
+                self.in_vain(now, want);
             }
         }
         self.input(now, Input::Judged { judgement, verdict });

@@ -83,9 +83,7 @@ impl State {
                     contributors,
                     ..
                 } => self.judge(now, judgement, &contributors),
-                Output::Discard { attempt } => {
-                    self.answers.remove(&attempt);
-                }
+                Output::Discard { attempt } => self.discard(attempt),
                 Output::Finish { waiter, .. } => self.finish(now, waiter),
                 // Keys are ours, and named in everything that follows; our plans rank nothing,
                 // commit nothing and block nobody.

@@ -95,7 +95,7 @@ pub struct GannetFetchConfig {
     pub store_concurrency: u8,
     /// The most ops in one call to the op store \[1,024\].
     pub max_ops_per_store_call: u32,
-    /// Peers served at a time \[4\].
+    /// Peers served at a time \[16\].
     pub serve_concurrency: u8,
 }
 
@@ -120,7 +120,7 @@ impl Default for GannetFetchConfig {
             max_incoming_request_bytes: 16 << 20,
             store_concurrency: 4,
             max_ops_per_store_call: 1_024,
-            serve_concurrency: 4,
+            serve_concurrency: 16,
         }
     }
 }

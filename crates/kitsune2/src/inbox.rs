@@ -11,6 +11,8 @@ use std::{
 
 /// What an op costs beside its bytes.
 const OP_OVERHEAD: usize = 128;
+/// Ops in one event: a larger response is taken in pieces, so that none holds up the module.
+const PIECE: usize = 1_024;
 
 /// Bytes that are held for a response, for as long as anything of it is: the ops share the buffer of
 /// the message that they came in.
@@ -29,7 +31,7 @@ impl Drop for Hold {
 /// Something that came.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// Ops.
+    /// Ops, a piece of a response.
     Response {
         url: Url,
         ops: Vec<Op>,
@@ -75,7 +77,15 @@ impl Inbox {
             self.dropped.fetch_add(1, Relaxed);
             return false;
         }
-        self.push(Event::Response { url, ops, hold });
+        let mut ops = ops.into_iter();
+        let mut events = self.lock();
+        while ops.len() > 0 {
+            events.push_back(Event::Response {
+                url: url.clone(),
+                ops: ops.by_ref().take(PIECE).collect(),
+                hold: hold.clone(),
+            });
+        }
         true
     }
 

@@ -11,13 +11,11 @@ use crate::{
 use kitsune2_api::{
     DynOpStore, DynPeerMetaStore, DynReport, IncomingOp, K2Result, OpId, SpaceId, WeakDynTransport,
 };
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc};
 use tokio::task::JoinSet;
 
 /// Events taken under one lock.
-const EVENTS_MAX: usize = 32;
-/// The longest that a send may take: past that, the peer is not there. Transports give up sooner.
-const SEND_MAX: Duration = Duration::from_secs(120);
+const EVENTS_MAX: usize = 8;
 /// So many ops in a row that cannot be stored one by one: it is the store that fails.
 const FAILURES_MAX: usize = 8;
 
@@ -93,10 +91,12 @@ impl Runner {
                 tokio::task::yield_now().await;
                 continue;
             }
+            // In this order, so that the same happens on every run of a simulation.
             tokio::select! {
+                biased;
+                Some(ended) = work.join_next() => done = ended.ok(),
                 () = shared.wake.notified() => {}
                 () = until(shared, next) => {}
-                Some(ended) = work.join_next() => done = ended.ok(),
             }
         }
         shared.close();
@@ -119,7 +119,7 @@ impl Runner {
         let (space_id, module) = (self.space_id.clone(), crate::MOD_NAME.to_string());
         let sending =
             guarded(transport.send_module(url.clone(), space_id, module, request.encode()));
-        let out = match tokio::time::timeout(SEND_MAX, sending).await {
+        let out = match tokio::time::timeout(crate::SEND_MAX, sending).await {
             Ok(Ok(())) => true,
             Ok(Err(err)) => {
                 tracing::warn!(%url, "could not send a fetch request, nothing more is wanted of the peer: {err}");

@@ -3,7 +3,7 @@
 use crate::{config::GannetFetchConfig, guard::guarded, shared::Shared, stats::FetchStats};
 use bytes::Bytes;
 use kitsune2_api::{
-    DynOpStore, MetaOp, OpId, SpaceId, Url, WeakDynTransport, serialize_response_message,
+    DynOpStore, K2Error, MetaOp, OpId, SpaceId, Url, WeakDynTransport, serialize_response_message,
 };
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -180,9 +180,11 @@ impl Server {
             {
                 turns.spawn(self.clone().turn(url, ids));
             }
+            // In this order, so that the same happens on every run of a simulation.
             tokio::select! {
-                () = serving.wake.notified() => {}
+                biased;
                 Some(_) = turns.join_next() => {}
+                () = serving.wake.notified() => {}
             }
         }
     }
@@ -225,7 +227,9 @@ impl Server {
             let message = serialize_response_message(response);
             let sending =
                 transport.send_module(url.clone(), self.space_id.clone(), module, message);
-            if let Err(err) = guarded(sending).await {
+            let sent = tokio::time::timeout(crate::SEND_MAX, guarded(sending)).await;
+            let sent = sent.unwrap_or_else(|_| Err(K2Error::other("it took too long")));
+            if let Err(err) = sent {
                 serving.failed.fetch_add(1, Relaxed);
                 tracing::warn!(%url, "could not send ops to the peer that asked for them: {err}");
                 return;
