@@ -128,6 +128,11 @@ pub struct Engine<K: Key> {
     pub(crate) unfinished: bool,
     /// Queues to be looked through anew, in pieces: of a source, or (`NONE`) of any source.
     pub(crate) sweeps: VecDeque<(u32, Option<Place>)>,
+    /// Fetches whose hedge fell due, then, and found no source but such as have yet to acknowledge a
+    /// start.
+    pub(crate) hedges: VecDeque<(FetchId, Time)>,
+    /// A survey has met such a source.
+    pub(crate) met_unacknowledged: bool,
 }
 
 /// Queue entries looked at in one step, so that no step takes long.
@@ -187,6 +192,8 @@ impl<K: Key> Engine<K> {
             stalled: None,
             unfinished: false,
             sweeps: VecDeque::new(),
+            hedges: VecDeque::new(),
+            met_unacknowledged: false,
             rng,
         })
     }
@@ -201,7 +208,10 @@ impl<K: Key> Engine<K> {
             Input::Candidates { fetch, ranked } => self.ranked(fetch, ranked),
             Input::Announced { key, source } => self.announced(&key, source),
             Input::Declined { attempt, until } => self.declined(attempt, until),
-            Input::Started { attempt } => self.acknowledged(attempt),
+            Input::Started { attempt } => {
+                self.acknowledged(attempt);
+                self.hedge_on();
+            }
             Input::Opened {
                 attempt,
                 identity,

@@ -257,20 +257,54 @@ impl<K: Key> Engine<K> {
                 let id = self.fetch_id(fetch);
                 self.event(Event::Hedge(id));
             }
-            let race = self.fetches[fetch].race.as_ref().expect("racing");
-            let (round, started) = (race.round, race.started);
-            let width = self.open_round(fetch);
-            let added = self.fan_out(fetch, width, Stage::Hedge);
-            let now = self.now;
-            let race = self.fetches[fetch].race.as_mut().expect("racing");
-            if added == 0 {
-                // Nobody is free: the round did not take place, and is tried again after the delay.
-                race.round = round;
-                race.started = started;
+            if !self.hedge(fetch) && self.met_unacknowledged {
+                let id = self.fetch_id(fetch);
+                self.hedges.push_back((id, self.now));
             }
-            race.last_news = now;
         }
         self.rearm(fetch);
+    }
+
+    /// Adds a round to one that went without news. Whether anybody was free for it.
+    fn hedge(&mut self, fetch: u32) -> bool {
+        self.met_unacknowledged = false;
+        let race = self.fetches[fetch].race.as_ref().expect("racing");
+        let (round, started) = (race.round, race.started);
+        let width = self.open_round(fetch);
+        let added = self.fan_out(fetch, width, Stage::Hedge);
+        let now = self.now;
+        let race = self.fetches[fetch].race.as_mut().expect("racing");
+        if added == 0 {
+            // Nobody is free: the round did not take place, and is tried again after the delay.
+            race.round = round;
+            race.started = started;
+        }
+        race.last_news = now;
+        added > 0
+    }
+
+    /// A start was acknowledged: hedges that only waited for that go on, in the order in which they
+    /// fell due. Many fetches hedge at one moment when one source falls silent.
+    pub(crate) fn hedge_on(&mut self) {
+        while let Some((id, since)) = self.hedges.pop_front() {
+            let Some(fetch) = self.fetches.find(id.0) else {
+                continue;
+            };
+            let f = &self.fetches[fetch];
+            let no_news = f.race.as_ref().is_some_and(|race| race.last_news == since);
+            let due = f.state == State::Racing && no_news && self.hedge_delay(fetch).is_some();
+            if !due || !self.may_start_more(fetch) {
+                continue;
+            }
+            let added = self.hedge(fetch);
+            self.rearm(fetch);
+            if !added && self.met_unacknowledged {
+                self.hedges.push_front((id, self.now));
+            }
+            if added || self.met_unacknowledged {
+                return;
+            }
+        }
     }
 
     pub(crate) fn set_state(&mut self, fetch: u32, state: State) {

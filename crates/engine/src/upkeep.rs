@@ -235,7 +235,11 @@ impl<K: Key> Engine<K> {
         }
         let s = &mut self.sources[source];
         let acknowledged = s.unacknowledged.is_none() || planted!("second-start-unacknowledged");
-        if !acknowledged || s.health.throttled_until > now || !s.gate.is_open(now) {
+        if s.health.throttled_until > now || !s.gate.is_open(now) {
+            return false;
+        }
+        if !acknowledged {
+            self.met_unacknowledged = true;
             return false;
         }
         let mut node = s.node;

@@ -911,6 +911,30 @@ fn c05_a_late_round_is_joined_by_the_next_and_the_loser_costs_nothing() {
 }
 
 #[test]
+fn c05_many_hedges_that_fall_due_at_once_follow_each_other_without_another_delay() {
+    let plan = Plan {
+        hedge: Some(Hedge::After(ms(200))),
+        ..Plan::default()
+    };
+    let mut rig = Rig::with(&[1]);
+    for n in 0..5 {
+        rig.want(u64::from(n), n, only(&[1, 2], plan.clone()));
+    }
+    let first = rig.starts();
+    assert_eq!(first.len(), 5);
+    rig.source_up(2);
+    rig.wait(ms(200));
+    // Each start is acknowledged before the next is made.
+    let hedges = rig.starts();
+    assert_eq!(hedges.len(), 5);
+    assert!(
+        hedges
+            .iter()
+            .all(|hedge| hedge.stage == Stage::Hedge && hedge.source == 2)
+    );
+}
+
+#[test]
 fn c05_progress_puts_the_hedge_off_and_a_stall_in_the_middle_brings_it() {
     let plan = Plan {
         hedge: Some(Hedge::After(ms(200))),

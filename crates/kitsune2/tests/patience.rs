@@ -1,0 +1,433 @@
+//! What the stock module lacks: asking again, batches, bounds, turns. Time is paused: it moves on when
+//! nothing else can happen.
+
+mod common;
+
+use bytes::Bytes;
+use common::{Node, Sent, Wire, offer, op, ops, until, url};
+use gannet_kitsune2::GannetFetchConfig;
+use kitsune2_api::*;
+use kitsune2_core::factories::MemoryOp;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, Weak},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// Peers that hold these ops answer, each request with one message, as a stock node does.
+fn answering(node: &Node, held: &[(Url, &[MemoryOp])]) {
+    let held: HashMap<Url, HashMap<OpId, MemoryOp>> = held
+        .iter()
+        .map(|(url, ops)| {
+            let ops = ops.iter().map(|op| (op.compute_op_id(), op.clone()));
+            (url.clone(), ops.collect())
+        })
+        .collect();
+    let wire: Weak<Wire> = Arc::downgrade(&node.wire);
+    node.wire.on_send(move |peer, sent| {
+        if let (Sent::Request(ids), Some(wire)) = (sent, wire.upgrade())
+            && let Some(held) = held.get(peer)
+        {
+            let ops: Vec<_> = ids.iter().filter_map(|id| held.get(id)).cloned().collect();
+            if !ops.is_empty() {
+                wire.answer(peer, &ops);
+            }
+        }
+        Ok(())
+    });
+}
+
+/// Keeps the seconds at which each op is asked of each peer.
+fn timing(node: &Node) -> Arc<Mutex<Vec<(u64, OpId, Url)>>> {
+    let (kept, began) = (Arc::new(Mutex::new(Vec::new())), Instant::now());
+    let keep = kept.clone();
+    node.wire.on_send(move |peer, sent| {
+        if let Sent::Request(ids) = sent {
+            let at = began.elapsed().as_secs();
+            let asked = ids.iter().map(|id| (at, id.clone(), peer.clone()));
+            keep.lock().unwrap().extend(asked);
+        }
+        Ok(())
+    });
+    kept
+}
+
+async fn drained_within(node: &Node, secs: u64) {
+    let (tx, rx) = futures_channel::oneshot::channel();
+    node.fetch.notify_on_drained(tx);
+    let told = tokio::time::timeout(Duration::from_secs(secs), rx).await;
+    told.expect("not drained in time").unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_is_asked_again_after_20_s_growing_to_10_min_then_the_wants_are_dropped() {
+    let node = Node::new().await;
+    let asked = timing(&node);
+    let (_, ids) = ops(3);
+    node.request(&ids, &url(1)).await;
+    drained_within(&node, 3_600).await;
+    // Two seconds of silence each time, then 20, 62, 193 and 600 s.
+    let at = |n: usize| -> Vec<u64> {
+        let asked = asked.lock().unwrap();
+        asked
+            .iter()
+            .filter(|(_, id, _)| *id == ids[n])
+            .map(|(at, ..)| *at)
+            .collect()
+    };
+    for n in 0..3 {
+        assert_eq!(at(n), [0, 22, 86, 281, 883], "op {n}");
+    }
+    assert!(node.pending().await.is_empty());
+    assert_eq!(node.stats().given_up, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_peer_does_not_answer_for_is_asked_of_the_others() {
+    let node = Node::new().await;
+    let (held, ids) = ops(50);
+    answering(&node, &[(url(3), &held)]);
+    for n in 1..=3 {
+        node.request(&ids, &url(n)).await;
+    }
+    // Two silent ones at most, two seconds each.
+    drained_within(&node, 5).await;
+    assert_eq!(node.op_store.retrieve_ops(ids).await.unwrap().len(), 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_answer_is_as_welcome_as_any() {
+    let node = Node::new().await;
+    let op = op();
+    node.request(&[op.compute_op_id()], &url(1)).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(node.stats().unanswered, 1);
+    node.wire.answer(&url(1), &[op]);
+    drained_within(&node, 1).await;
+    assert_eq!((node.stats().late, node.wire.requests()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_peer_that_answers_does_not_hold_is_dropped_alone() {
+    let node = Node::new().await;
+    let ((held, held_ids), (_, missing)) = (ops(10), ops(3));
+    answering(&node, &[(url(1), &held)]);
+    node.request(&missing, &url(1)).await;
+    node.request(&held_ids[..5], &url(1)).await;
+    until("five are here", async || node.stats().ops_stored == 5).await;
+    // It is given up with the fifth request; the peer had an answer for others meanwhile.
+    tokio::time::sleep(Duration::from_secs(800)).await;
+    assert_eq!(node.pending().await.len(), 3);
+    node.request(&held_ids[5..], &url(1)).await;
+    until("ten are here", async || node.stats().ops_stored == 10).await;
+    drained_within(&node, 200).await;
+    assert_eq!(node.stats().given_up, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_ops_are_not_stuck_behind_unavailable_ones() {
+    let node = Node::new().await;
+    let (held, ids) = ops(1);
+    answering(&node, &[(url(1), &held)]);
+    node.request(&ops(50_000).1, &url(1)).await;
+    let began = Instant::now();
+    node.request(&ids, &url(1)).await;
+    until("the new one is here", async || node.stats().ops_stored == 1).await;
+    // As long as it takes until those in flight count as not answered.
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn ops_travel_in_batches() {
+    let node = Node::new().await;
+    let (held, ids) = ops(10_000);
+    answering(&node, &[(url(1), &held)]);
+    node.request(&ids, &url(1)).await;
+    drained_within(&node, 10).await;
+    let requests = node.wire.requests();
+    assert!(requests < 200, "{requests}");
+    assert_eq!(node.wire.asked().len(), 10_000);
+    assert_eq!(node.stats().ops_stored, 10_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_asked_in_vain_is_asked_in_smaller_company() {
+    let node = Node::new().await;
+    let (held, ids) = ops(16);
+    // A peer whose answer to more than two ops does not fit its transport.
+    let wire = Arc::downgrade(&node.wire);
+    node.wire.on_send(move |peer, sent| {
+        if let (Sent::Request(ids), Some(wire)) = (sent, wire.upgrade())
+            && ids.len() <= 2
+        {
+            let ops: Vec<_> = held
+                .iter()
+                .filter(|op| ids.contains(&op.compute_op_id()))
+                .cloned()
+                .collect();
+            wire.answer(peer, &ops);
+        }
+        Ok(())
+    });
+    node.request(&ids, &url(1)).await;
+    drained_within(&node, 60).await;
+    assert_eq!(node.stats().ops_stored, 16);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_ends_is_not_waited_for() {
+    let node = Node::new().await;
+    let (held, ids) = ops(5);
+    answering(&node, &[(url(2), &held)]);
+    node.request(&ids, &url(1)).await;
+    until("the first is asked", async || node.wire.requests() == 1).await;
+    node.request(&ids, &url(2)).await;
+    let began = Instant::now();
+    node.wire.handler().peer_disconnect(url(1), None);
+    until("they are here", async || node.stats().ops_stored == 5).await;
+    assert!(began.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_peer_is_asked_early_where_the_host_says_so() {
+    let config = GannetFetchConfig {
+        hedge_ms: 300,
+        ..GannetFetchConfig::default()
+    };
+    let node = Node::with(config, None).await;
+    let (held, ids) = ops(5);
+    node.request(&ids, &url(1)).await;
+    until("the first is asked", async || node.wire.requests() == 1).await;
+    answering(&node, &[(url(2), &held)]);
+    let began = Instant::now();
+    node.request(&ids, &url(2)).await;
+    drained_within(&node, 10).await;
+    assert!(
+        began.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+fn failing_on(
+    bad: Vec<OpId>,
+    how: fn() -> K2Result<Vec<OpId>>,
+) -> (DynOpStore, Arc<Mutex<HashSet<OpId>>>) {
+    let stored = Arc::new(Mutex::new(HashSet::new()));
+    let mut store = MockOpStore::new();
+    store
+        .expect_filter_out_existing_ops()
+        .returning(|ids| Box::pin(async { Ok(ids) }));
+    let keep = stored.clone();
+    store.expect_process_incoming_ops().returning(move |ops| {
+        let ids: Vec<OpId> = ops.into_iter().map(|op| op.op_id).collect();
+        let fails = ids.iter().any(|id| bad.contains(id));
+        let keep = keep.clone();
+        Box::pin(async move {
+            if fails {
+                return how();
+            }
+            keep.lock().unwrap().extend(ids.iter().cloned());
+            Ok(ids)
+        })
+    });
+    (Arc::new(store), stored)
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_op_that_the_store_fails_or_panics_on_does_not_keep_others_out() {
+    let hows: [fn() -> _; 2] = [|| Err(K2Error::other("bad op")), || panic!("worse op")];
+    for how in hows {
+        let (held, ids) = ops(40);
+        let (store, stored) = failing_on(vec![ids[7].clone(), ids[30].clone()], how);
+        let node = Node::with(GannetFetchConfig::default(), Some(store)).await;
+        answering(&node, &[(url(1), &held)]);
+        node.request(&ids, &url(1)).await;
+        until("all but two are stored", async || {
+            stored.lock().unwrap().len() == 38
+        })
+        .await;
+        assert_eq!(node.pending().await.len(), 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_liar_is_passed_over_for_an_honest_peer() {
+    let (held, ids) = ops(20);
+    let honest: HashMap<OpId, Bytes> = held
+        .iter()
+        .map(|op| (op.compute_op_id(), Bytes::from(op.clone())))
+        .collect();
+    let stored = Arc::new(Mutex::new(HashSet::new()));
+    let mut store = MockOpStore::new();
+    store
+        .expect_filter_out_existing_ops()
+        .returning(|ids| Box::pin(async { Ok(ids) }));
+    let keep = stored.clone();
+    store.expect_process_incoming_ops().returning(move |ops| {
+        let good = ops.into_iter().filter(|op| honest[&op.op_id] == op.op_data);
+        let good: Vec<OpId> = good.map(|op| op.op_id).collect();
+        keep.lock().unwrap().extend(good.iter().cloned());
+        Box::pin(async { Ok(good) })
+    });
+    let node = Node::with(GannetFetchConfig::default(), Some(Arc::new(store))).await;
+    let lies: HashMap<OpId, MetaOp> = ids
+        .iter()
+        .map(|id| {
+            let lie = MetaOp {
+                op_id: id.clone(),
+                op_data: Bytes::from_static(b"a lie"),
+            };
+            (id.clone(), lie)
+        })
+        .collect();
+    let (wire, truth) = (Arc::downgrade(&node.wire), held);
+    node.wire.on_send(move |peer, sent| {
+        if let (Sent::Request(ids), Some(wire)) = (sent, wire.upgrade()) {
+            if *peer == url(1) {
+                let ops = ids.iter().map(|id| lies[id].clone()).collect();
+                wire.receive(peer, serialize_response_message(ops)).unwrap();
+            } else {
+                let ops: Vec<_> = truth
+                    .iter()
+                    .filter(|op| ids.contains(&op.compute_op_id()))
+                    .cloned()
+                    .collect();
+                wire.answer(peer, &ops);
+            }
+        }
+        Ok(())
+    });
+    node.request(&ids, &url(1)).await;
+    node.request(&ids, &url(2)).await;
+    drained_within(&node, 5).await;
+    assert_eq!(stored.lock().unwrap().len(), 20);
+    assert!(
+        node.report
+            .0
+            .lock()
+            .unwrap()
+            .iter()
+            .all(|(from, ..)| *from == url(2))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_the_bound_requests_wait_and_a_silent_peer_is_refused() {
+    let config = GannetFetchConfig {
+        max_pending: 100,
+        max_pending_per_peer: 60,
+        ..GannetFetchConfig::default()
+    };
+    let node = Node::with(config, None).await;
+    let (held, ids) = ops(500);
+    answering(&node, &[(url(1), &held)]);
+    // More than fits: it goes on as ops arrive.
+    node.request(&ids, &url(1)).await;
+    drained_within(&node, 1).await;
+    assert_eq!(node.stats().ops_stored, 500);
+    // Nobody answers: taken as far as there is room, and then refused, by then because it is silent.
+    let error = node
+        .fetch
+        .request_ops(offer(&ops(100).1), url(2))
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("40 ops"), "{error}");
+    assert_eq!(node.pending().await.len(), 60);
+    let error = node
+        .fetch
+        .request_ops(offer(&ops(10).1), url(2))
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("does not answer"), "{error}");
+    // Others have the rest.
+    node.request(&ops(40).1, &url(3)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_that_does_not_fit_is_counted_and_asked_for_again() {
+    // A store that hangs until it is let go.
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let mut store = MockOpStore::new();
+    store
+        .expect_filter_out_existing_ops()
+        .returning(|ids| Box::pin(async { Ok(ids) }));
+    let wait = gate.clone();
+    store.expect_process_incoming_ops().returning(move |ops| {
+        let wait = wait.clone();
+        Box::pin(async move {
+            let _ = wait.acquire().await;
+            Ok(ops.into_iter().map(|op| op.op_id).collect())
+        })
+    });
+    let config = GannetFetchConfig {
+        max_incoming_bytes: 20_000,
+        ..GannetFetchConfig::default()
+    };
+    let node = Node::with(config, Some(Arc::new(store))).await;
+    let (held, ids) = ops(320);
+    answering(&node, &[(url(1), &held)]);
+    node.request(&ids, &url(1)).await;
+    until("responses are dropped", async || {
+        node.stats().responses_dropped > 0
+    })
+    .await;
+    assert!(node.stats().held_bytes <= 20_000);
+    gate.add_permits(1_000);
+    drained_within(&node, 200).await;
+    assert_eq!(node.stats().ops_stored, 320);
+    assert_eq!(node.stats().held_bytes, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transport_that_is_gone_ends_what_is_wanted() {
+    let node = Node::new().await;
+    node.request(&ops(3).1, &url(1)).await;
+    let Node { fetch, wire, .. } = node;
+    drop(wire);
+    let (tx, rx) = futures_channel::oneshot::channel();
+    fetch.notify_on_drained(tx);
+    tokio::time::timeout(Duration::from_secs(60), rx)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(fetch.request_ops(offer(&ops(1).1), url(1)).await.is_err());
+}
+
+#[test]
+fn settings_that_no_node_can_run_with_are_refused_by_name() {
+    use gannet_kitsune2::{GannetFetchFactory, GannetFetchModConfig};
+    let bad = [
+        (
+            GannetFetchConfig {
+                max_ops_per_request: 0,
+                ..Default::default()
+            },
+            "maxOpsPerRequest",
+        ),
+        (
+            GannetFetchConfig {
+                last_back_off_interval_ms: 1,
+                ..Default::default()
+            },
+            "lastBackOffIntervalMs",
+        ),
+    ];
+    for (gannet_fetch, name) in bad {
+        let config = Config::default();
+        let settings = GannetFetchModConfig {
+            gannet_fetch,
+            ..Default::default()
+        };
+        config.set_module_config(&settings).unwrap();
+        let error = GannetFetchFactory::create()
+            .validate_config(&config)
+            .unwrap_err();
+        assert!(error.to_string().contains(name), "{error}");
+    }
+}
