@@ -76,8 +76,8 @@ pub struct GannetFetchConfig {
     /// The most pairs of an op and a peer that offers it \[1,048,576\]. At the bound,
     /// `request_ops` waits.
     pub max_pending: u32,
-    /// The most of these pairs for one peer \[1,048,576\]. At the bound, `request_ops` for this peer
-    /// waits, or fails at once where the peer is silent.
+    /// The most of these pairs for one peer, so that none takes all the room \[524,288\]. At the
+    /// bound, `request_ops` for this peer waits, or fails at once where the peer is silent.
     pub max_pending_per_peer: u32,
     /// How long `request_ops` waits at a bound while nothing moves, before it fails \[10,000\].
     pub request_wait_ms: u32,
@@ -113,7 +113,7 @@ impl Default for GannetFetchConfig {
             max_ops_in_flight_per_peer: 16_384,
             max_bytes_in_flight_per_peer: 16 << 20,
             max_pending: 1 << 20,
-            max_pending_per_peer: 1 << 20,
+            max_pending_per_peer: 1 << 19,
             request_wait_ms: 10_000,
             accept_unsolicited: true,
             max_incoming_bytes: 64 << 20,
