@@ -14,6 +14,8 @@ use tokio::task::AbortHandle;
 
 /// Ops looked up in one call to the op store.
 const LOOKUP_MAX: usize = 4_096;
+/// Ops noted under one lock: the module's task, and a worker thread with it, waits no longer.
+const NOTE_MAX: usize = 256;
 
 /// The fetch module of one space. Dropped, it stops at once: what is under way is abandoned.
 #[derive(Debug)]
@@ -78,21 +80,23 @@ impl GannetFetch {
     }
 
     /// Notes ops as wanted of this peer, as fast as there is room.
-    async fn want(&self, mut ops: Ops, url: &Url, owner: u32) -> K2Result<()> {
+    async fn want(&self, ops: Ops, url: &Url, owner: u32) -> K2Result<()> {
         let shared = &*self.shared;
-        while !ops.is_empty() {
+        let mut ops = ops.into_iter();
+        while ops.len() > 0 {
             // Before looking, so that no word is missed.
             let mut room = std::pin::pin!(shared.room.notified());
             room.as_mut().enable();
-            if shared.is_closed() {
-                return Err(K2Error::other("the fetch module is shut down"));
-            }
             let wait = {
                 let now = shared.now();
                 let mut state = shared.state();
+                if shared.is_closed() {
+                    return Err(K2Error::other("the fetch module is shut down"));
+                }
                 match state.room(url) {
                     Room::For(count) => {
-                        state.want(now, url, ops.drain(..count.min(ops.len())), owner);
+                        let ops = ops.by_ref().take(count.min(NOTE_MAX));
+                        state.want(now, url, ops, owner);
                         None
                     }
                     Room::Wait => Some(state.config.request_wait()),
@@ -101,6 +105,9 @@ impl GannetFetch {
             };
             let Some(wait) = wait else {
                 shared.wake.notify_one();
+                if ops.len() > 0 {
+                    tokio::task::yield_now().await;
+                }
                 continue;
             };
             if tokio::time::timeout(wait, room).await.is_err() {

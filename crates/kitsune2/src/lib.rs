@@ -57,6 +57,7 @@ mod fetch;
 mod guard;
 mod handler;
 mod inbox;
+mod number;
 mod op;
 mod pace;
 mod run;

@@ -14,6 +14,7 @@ use crate::{
         HealthConfig, Hedge, Input, Lifetime, Limits, OnInvalid, PerformanceUnit, Plan, Retry,
         Scope, Silence, Targets, Time, WaiterId, Want,
     },
+    number::Numbered,
     stats::FetchStats,
 };
 use bytes::Bytes;
@@ -22,7 +23,7 @@ use kitsune2_api::{FetchStateSummary, OpId, Url};
 use slab::Slab;
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, HashSet, VecDeque},
+    collections::{BinaryHeap, HashSet, VecDeque},
     num::NonZeroU32,
     sync::Arc,
     time::Duration,
@@ -52,9 +53,9 @@ pub(crate) struct State {
     plan: Arc<Plan>,
     pub(crate) book: Book,
     /// The want of each attempt that has not ended.
-    pub(crate) attempts: HashMap<AttemptId, u32>,
+    pub(crate) attempts: Numbered<AttemptId, u32>,
     /// Answers that the engine has not asked to be judged yet.
-    pub(crate) answers: HashMap<AttemptId, Answer>,
+    pub(crate) answers: Numbered<AttemptId, Answer>,
     pub(crate) batches: Slab<Batch>,
     pub(crate) batch_serial: u32,
     /// When to look after which batch.
@@ -81,8 +82,8 @@ impl State {
             machine,
             plan,
             book: Book::default(),
-            attempts: HashMap::new(),
-            answers: HashMap::new(),
+            attempts: Numbered::default(),
+            answers: Numbered::default(),
             batches: Slab::new(),
             batch_serial: 0,
             deadlines: BinaryHeap::new(),
