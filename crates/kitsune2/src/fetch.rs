@@ -88,6 +88,7 @@ impl GannetFetch {
             let mut room = std::pin::pin!(shared.room.notified());
             room.as_mut().enable();
             let wait = {
+                let _turn = shared.turn_of_call().await;
                 let now = shared.now();
                 let mut state = shared.state();
                 if shared.is_closed() {

@@ -48,8 +48,9 @@ impl Runner {
         loop {
             shared.inbox.take(EVENTS_MAX, &mut events);
             let busy = !events.is_empty() || done.is_some();
-            let now = shared.now();
             let (next, drained, left) = {
+                let _turn = shared.turn().await;
+                let now = shared.now();
                 let mut state = shared.state();
                 match done.take() {
                     Some(Done::Sent(request, out)) => state.sent(now, &request, out),

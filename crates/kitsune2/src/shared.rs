@@ -13,8 +13,13 @@ use std::{
 };
 use tokio::{sync::Notify, time::Instant};
 
+/// See [`Shared::turn`].
+type Turn<'a> = tokio::sync::MutexGuard<'a, ()>;
+
 pub(crate) struct Shared {
     state: Mutex<State>,
+    turns: tokio::sync::Mutex<()>,
+    callers: tokio::sync::Mutex<()>,
     pub(crate) inbox: Inbox,
     pub(crate) serving: Serving,
     /// Something is to be done by the module's task.
@@ -41,6 +46,8 @@ impl Shared {
             inbox: Inbox::new(config.max_incoming_bytes as usize),
             serving: Serving::new(&config),
             state: Mutex::new(State::new(config, seed)),
+            turns: tokio::sync::Mutex::new(()),
+            callers: tokio::sync::Mutex::new(()),
             wake: Notify::new(),
             room: Notify::new(),
             malformed: AtomicU64::new(0),
@@ -53,6 +60,19 @@ impl Shared {
     /// Never held across an await.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To be held around all that takes long with the state, so that those who want it too wait in
+    /// turns, and not with a worker thread.
+    pub(crate) async fn turn(&self) -> Turn<'_> {
+        self.turns.lock().await
+    }
+
+    /// The turn of one of the host's calls: however many there are, only one at a time comes between
+    /// two turns of the module's task.
+    pub(crate) async fn turn_of_call(&self) -> [Turn<'_>; 2] {
+        let first = self.callers.lock().await;
+        [first, self.turn().await]
     }
 
     pub(crate) fn now(&self) -> Time {
