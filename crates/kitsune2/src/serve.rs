@@ -82,6 +82,16 @@ impl Serving {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a request for so many ids may be decoded at all. An id may take two bytes in it, and
+    /// many times that here.
+    pub(crate) fn may_have(&self, ids: usize) -> bool {
+        let fits = ids <= 1 || ids.saturating_mul(ID_OVERHEAD) <= self.bytes_max / 4;
+        if !fits {
+            self.dropped.fetch_add(1, Relaxed);
+        }
+        fits
+    }
+
     /// Takes a request whose message has so many bytes. Whether there was room for it.
     pub(crate) fn request(&self, url: &Url, ids: Vec<Bytes>, message: usize) -> bool {
         if ids.is_empty() {
