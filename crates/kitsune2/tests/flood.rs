@@ -166,3 +166,31 @@ async fn a_message_that_would_blow_up_is_not_read() {
     assert_eq!((stats.responses_dropped, stats.requests_dropped), (1, 1));
     assert_eq!((stats.held_bytes, stats.serving_bytes), (0, 0));
 }
+
+/// A short request must not draw a long answer.
+#[tokio::test]
+async fn an_op_asked_for_a_thousand_times_in_one_request_is_sent_once() {
+    let large = MemoryOp::new(Timestamp::now(), vec![9; 300_000]);
+    let (id, last) = (large.compute_op_id(), common::op());
+    let store = forgetful(vec![large, last.clone()]);
+    let node = Node::with(GannetFetchConfig::default(), Some(store)).await;
+    let sent = |id: &OpId| {
+        let responses = node.wire.responses().into_iter();
+        responses
+            .flat_map(|(_, ops)| ops)
+            .filter(|op| op.op_id == *id)
+            .count()
+    };
+    // Twice, for the first teaches how large ops are.
+    for round in 1..=2 {
+        for ids in [vec![id.clone(); 1_000], vec![last.compute_op_id()]] {
+            let ask = serialize_request_message(ids);
+            node.wire.receive(&common::url(1), ask).unwrap();
+        }
+        until("both are served", async || {
+            sent(&last.compute_op_id()) == round
+        })
+        .await;
+        assert_eq!(sent(&id), round);
+    }
+}
