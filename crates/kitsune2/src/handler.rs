@@ -46,19 +46,28 @@ impl TxModuleHandler for Handler {
             .map_err(|err| self.malformed(format!("no fetch message, from {peer}"), err))?;
         match message.fetch_message_type() {
             FetchMessageType::Request => {
-                let request = FetchRequest::decode(message.data)
-                    .map_err(|err| self.malformed(format!("no fetch request, from {peer}"), err))?;
-                if !shared.serving.request(&peer, request.op_ids, len) {
+                let ids = elements(&message.data);
+                let taken = shared.serving.may_have(ids) && {
+                    let request = FetchRequest::decode(message.data).map_err(|err| {
+                        self.malformed(format!("no fetch request, from {peer}"), err)
+                    })?;
+                    shared.serving.request(&peer, request.op_ids, len)
+                };
+                if !taken {
                     tracing::info!(%peer, "too many requests wait to be served: one is dropped");
                 }
                 Ok(())
             }
             FetchMessageType::Response => {
-                let response = FetchResponse::decode(message.data).map_err(|err| {
-                    self.malformed(format!("no fetch response, from {peer}"), err)
-                })?;
-                let ops = response.ops;
-                if !shared.inbox.response(peer.clone(), ops, len) {
+                let ops = elements(&message.data);
+                let taken = shared.inbox.may_have(ops) && {
+                    let response = FetchResponse::decode(message.data).map_err(|err| {
+                        self.malformed(format!("no fetch response, from {peer}"), err)
+                    })?;
+                    let ops = response.ops;
+                    ops.is_empty() || shared.inbox.response(peer.clone(), ops, len)
+                };
+                if !taken {
                     tracing::warn!(%peer, "too much waits for the op store: a response is dropped");
                 }
                 shared.wake.notify_one();
@@ -72,5 +81,54 @@ impl TxModuleHandler for Handler {
                 )))
             }
         }
+    }
+}
+
+/// At most so many fields has a message: what decoding it can take is known before that is done.
+fn elements(mut rest: &[u8]) -> usize {
+    let mut count = 0;
+    // Keys are written as lengths are. Where it cannot be read on, neither can the decoder.
+    while let Ok(key) = prost::decode_length_delimiter(&mut rest) {
+        let len = match key & 7 {
+            0 => rest.iter().position(|byte| *byte < 0x80).map(|at| at + 1),
+            1 => Some(8),
+            2 => prost::decode_length_delimiter(&mut rest).ok(),
+            5 => Some(4),
+            // Groups: what is in them is counted along.
+            _ => Some(0),
+        };
+        let Some(next) = len.and_then(|len| rest.get(len..)) else {
+            break;
+        };
+        (count, rest) = (count + 1, next);
+    }
+    count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kitsune2_api::Op;
+
+    #[test]
+    fn elements_are_counted_without_being_read() {
+        let op = |id: usize, data: usize| Op {
+            op_id: vec![1; id].into(),
+            data: vec![2; data].into(),
+        };
+        for ops in [0, 1, 2, 300] {
+            let ops = (0..ops).map(|n| op(n % 40, n * n)).collect::<Vec<_>>();
+            let count = ops.len();
+            assert_eq!(elements(&FetchResponse { ops }.encode_to_vec()), count);
+        }
+        // Other fields come before: a number, eight and four bytes, a group.
+        let mut message = vec![
+            0x10, 0xff, 0x01, 0x19, 1, 2, 3, 4, 5, 6, 7, 8, 0x25, 1, 2, 3, 4,
+        ];
+        message.extend([0x2b, 0x0a, 0, 0x2c]);
+        message.extend([0x0a, 0].repeat(50));
+        assert!(elements(&message) >= 53);
+        message.truncate(message.len() - 1);
+        assert!(elements(&message) >= 52);
     }
 }

@@ -64,6 +64,16 @@ impl Inbox {
         self.held.load(Relaxed)
     }
 
+    /// Whether a response of so many ops may be decoded at all. An op may take two bytes in it, and
+    /// many times that here.
+    pub(crate) fn may_have(&self, ops: usize) -> bool {
+        let fits = ops <= 1 || ops.saturating_mul(OP_OVERHEAD) <= self.bytes_max;
+        if !fits {
+            self.dropped.fetch_add(1, Relaxed);
+        }
+        fits
+    }
+
     /// Takes a response of so many bytes. Whether there was room for it: a message larger than the
     /// bound is let in where nothing else is held.
     pub(crate) fn response(&self, url: Url, ops: Vec<Op>, message: usize) -> bool {

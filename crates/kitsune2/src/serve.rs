@@ -82,8 +82,21 @@ impl Serving {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a request for so many ids may be decoded at all. An id may take two bytes in it, and
+    /// many times that here.
+    pub(crate) fn may_have(&self, ids: usize) -> bool {
+        let fits = ids <= 1 || ids.saturating_mul(ID_OVERHEAD) <= self.bytes_max / 4;
+        if !fits {
+            self.dropped.fetch_add(1, Relaxed);
+        }
+        fits
+    }
+
     /// Takes a request whose message has so many bytes. Whether there was room for it.
-    pub(crate) fn request(&self, url: &Url, ids: Vec<Bytes>, message: usize) -> bool {
+    pub(crate) fn request(&self, url: &Url, mut ids: Vec<Bytes>, message: usize) -> bool {
+        // Asked for twice is sent once, or a short request could draw a long answer.
+        let mut seen = HashSet::with_capacity(ids.len());
+        ids.retain(|id| seen.insert(id.clone()));
         if ids.is_empty() {
             return true;
         }
@@ -196,7 +209,7 @@ impl Server {
 
     async fn serve(&self, url: &Url, ids: Vec<Bytes>) {
         let serving = &self.shared.serving;
-        // Asked for twice is sent once, or a short request could draw a long answer.
+        // Requests that say the same share an answer.
         let mut seen = HashSet::new();
         let ids: Vec<OpId> = ids
             .into_iter()
@@ -302,7 +315,10 @@ mod tests {
         };
         let serving = Serving::new(&config);
         let peer = |n: u32| Url::from_str(format!("ws://test:80/{n}")).unwrap();
-        let ids = |n: usize| vec![Bytes::from_static(b"id"); n];
+        let ids = |n: usize| {
+            let ids = (0..n).map(|n| Bytes::copy_from_slice(&n.to_be_bytes()));
+            ids.collect()
+        };
         let taken = (0..100)
             .filter(|_| serving.request(&peer(1), ids(100), 400))
             .count();

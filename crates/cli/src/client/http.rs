@@ -63,7 +63,7 @@ impl Client {
         http.set_nodelay(true);
         http.set_connect_timeout(Some(Duration::from_secs(10)));
         let https = HttpsConnectorBuilder::new()
-            .with_native_roots()
+            .with_provider_and_native_roots(rustls::crypto::ring::default_provider())
             .map_err(|error| Error::from(error).context("cannot read the system's certificates"))?
             .https_or_http()
             .enable_http1()
