@@ -6,13 +6,13 @@
 
 use crate::{
     book::Asked,
-    inbox::Hold,
-    machine::{AttemptId, End, Input, JudgementId, Time, Verdict},
+    inbox::{Hold, OP_OVERHEAD},
+    machine::{AttemptId, End, FetchId, Input, JudgementId, Time, Verdict},
     state::State,
 };
 use bytes::Bytes;
-use kitsune2_api::{Op, Url};
-use std::sync::Arc;
+use kitsune2_api::{Op, OpId, Url};
+use std::{collections::HashSet, sync::Arc};
 
 /// Bytes of ops in one call to the op store, unless a single op has more.
 const CALL_BYTES_MAX: usize = 4 << 20;
@@ -20,7 +20,8 @@ const CALL_BYTES_MAX: usize = 4 << 20;
 /// An op that came, and that the engine has yet to ask a judgement of.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    peer: u32,
+    fetch: FetchId,
+    url: Url,
     op: Op,
     hold: Arc<Hold>,
 }
@@ -75,10 +76,14 @@ impl State {
             };
             let len = op.data.len() as u64;
             let w = self.book.want_mut(want).expect("found just now");
-            match w.asked {
+            let asked = std::mem::replace(&mut w.asked, Asked::Answered);
+            let was_asked_for = w.since.is_some();
+            let key = {
+                let op = w.op;
+                self.book.name_of_op(op)
+            };
+            match asked {
                 Asked::In(attempt, batch) => {
-                    w.asked = Asked::Answered;
-                    self.attempts.remove(&attempt);
                     let b = &mut self.batches[batch as usize];
                     b.answered = Some(now);
                     let sent = b.sent().min(now);
@@ -87,19 +92,26 @@ impl State {
                     p.front = p.front.max(sent);
                     count += 1;
                     bytes += len;
-                    let hold = hold.clone();
-                    self.answers.insert(attempt, Answer { peer, op, hold });
-                    let end = End::Complete { upto: len };
-                    self.input(now, Input::Ended { attempt, end });
+                    self.answered(now, attempt, key, url, op, hold);
                 }
-                Asked::No | Asked::Soon(_) => {
-                    if w.since.is_some() {
+                // About to be asked for again, or for the first time: it need not be.
+                Asked::Soon(attempt) => {
+                    if was_asked_for {
                         self.stats.late += 1;
                         late = true;
                         count += 1;
                         bytes += len;
                     }
-                    self.store(url, op, None, Ticket::Late, hold);
+                    self.answered(now, attempt, key, url, op, hold);
+                }
+                Asked::No => {
+                    if was_asked_for {
+                        self.stats.late += 1;
+                        late = true;
+                        count += 1;
+                        bytes += len;
+                    }
+                    self.store(url, op, Some(peer), Ticket::Late, hold);
                 }
                 Asked::Answered => self.stats.repeated += 1,
             }
@@ -118,6 +130,31 @@ impl State {
         self.drive(now);
     }
 
+    /// What an attempt was for has come.
+    fn answered(
+        &mut self,
+        now: Time,
+        attempt: AttemptId,
+        key: u64,
+        url: &Url,
+        op: Op,
+        hold: &Arc<Hold>,
+    ) {
+        self.attempts.remove(&attempt);
+        let upto = op.data.len() as u64;
+        if let Some(fetch) = self.machine.find(&key) {
+            let answer = Answer {
+                fetch,
+                url: url.clone(),
+                op,
+                hold: hold.clone(),
+            };
+            self.answers.insert(attempt, answer);
+        }
+        let end = End::Complete { upto };
+        self.input(now, Input::Ended { attempt, end });
+    }
+
     /// Tells the engine of a peer's window, where it has changed by a quarter.
     fn rewindow(&mut self, now: Time, peer: u32) {
         let window = self.book.peer(peer).pace.window(&self.config);
@@ -130,18 +167,18 @@ impl State {
     }
 
     fn unsolicited(&mut self, url: &Url, op: Op, hold: &Arc<Hold>) {
-        let len = op.data.len() as u64;
         if !self.config.accept_unsolicited {
             self.stats.unsolicited_refused += 1;
             return;
         }
+        let cost = cost(&op.op_id, &op.data);
         let most = u64::from(self.config.max_incoming_bytes / 4);
-        if self.unsolicited_bytes + len > most {
+        if self.unsolicited_bytes > 0 && self.unsolicited_bytes + cost > most {
             self.stats.unsolicited_dropped += 1;
             return;
         }
         self.stats.unsolicited += 1;
-        self.unsolicited_bytes += len;
+        self.unsolicited_bytes += cost;
         self.store(url, op, None, Ticket::Unsolicited, hold);
     }
 
@@ -161,47 +198,48 @@ impl State {
 
     pub(crate) fn judge(&mut self, now: Time, judgement: JudgementId, by: &[AttemptId]) {
         let answer = by.iter().find_map(|attempt| self.answers.remove(attempt));
-        let Some(Answer { peer, op, hold }) = answer else {
+        let Some(Answer { url, op, hold, .. }) = answer else {
             let verdict = Verdict::Ambiguous;
             return self.input(now, Input::Judged { judgement, verdict });
         };
-        let url = self.book.peer(peer).url.clone();
-        self.store(&url, op, Some(peer), Ticket::Judge(judgement), &hold);
+        self.store(&url, op, None, Ticket::Judge(judgement), &hold);
+    }
+
+    /// A fetch is forgotten. Where several answered at once, it may have left some.
+    pub(crate) fn retired(&mut self, fetch: FetchId) {
+        if !self.answers.is_empty() {
+            self.answers.retain(|_, answer| answer.fetch != fetch);
+        }
     }
 
     /// The engine has no use for an answer.
     pub(crate) fn discard(&mut self, attempt: AttemptId) {
-        if let Some(Answer { peer, op, .. }) = self.answers.remove(&attempt)
-            && let Some(found) = self.book.find(&op.op_id)
-            && let Some(want) = self.book.between(found, peer)
-        {
-            self.unanswer(want);
+        if let Some(Answer { url, op, .. }) = self.answers.remove(&attempt) {
+            self.unanswer(&op.op_id, &url);
         }
     }
 
-    /// A want that was answered is not, after all. Whether it was.
-    fn unanswer(&mut self, want: u32) -> bool {
-        let w = self
-            .book
-            .want_mut(want)
-            .expect("a want that is in the book");
-        let was = w.asked == Asked::Answered;
-        if was {
+    /// An op that was answered for by this peer is not here, after all. Returns its want.
+    fn unanswer(&mut self, id: &[u8], url: &Url) -> Option<u32> {
+        let op = self.book.find(id)?;
+        let want = self.book.between(op, self.book.peer_at(url)?)?;
+        let w = self.book.want_mut(want)?;
+        (w.asked == Asked::Answered).then(|| {
             w.asked = Asked::No;
-        }
-        was
+            want
+        })
     }
 
-    /// The next ops to be stored in one call, all from one peer: if one of them makes the call fail,
-    /// nobody else's do. To be followed by [`State::stored`].
+    /// The next ops to be stored in one call, each once. To be followed by [`State::stored`].
     pub(crate) fn next_store_call(&mut self) -> Option<Vec<Item>> {
         let first = self.to_store.pop_front()?;
         let mut bytes = first.data.len();
+        let mut ids = HashSet::from([first.id.clone()]);
         let mut items = vec![first];
         while items.len() < self.config.max_ops_per_store_call as usize
             && let Some(next) = self.to_store.front()
-            && next.url == items[0].url
             && bytes + next.data.len() <= CALL_BYTES_MAX
+            && ids.insert(next.id.clone())
         {
             bytes += next.data.len();
             items.extend(self.to_store.pop_front());
@@ -209,11 +247,11 @@ impl State {
         Some(items)
     }
 
-    /// What became of the items of a call.
-    pub(crate) fn stored(&mut self, now: Time, items: Vec<Item>, fates: &[Fate]) {
+    /// What became of the items of a call; and what the store says it has beside them.
+    pub(crate) fn stored(&mut self, now: Time, items: Vec<Item>, fates: &[Fate], beside: &[OpId]) {
         for (item, fate) in items.into_iter().zip(fates) {
             if item.ticket == Ticket::Unsolicited {
-                self.unsolicited_bytes -= item.data.len() as u64;
+                self.unsolicited_bytes -= cost(&item.id, &item.data);
             }
             match fate {
                 Fate::Stored => {
@@ -224,38 +262,51 @@ impl State {
                 Fate::Refused => self.stats.refused += 1,
                 Fate::Failed => self.stats.store_failures += 1,
             }
-            match item.ticket {
-                Ticket::Judge(judgement) => self.judged(now, &item, judgement, *fate),
-                Ticket::Late | Ticket::Unsolicited if *fate == Fate::Stored => {
-                    if let Some(op) = self.book.find(&item.id) {
-                        let key = self.book.name_of_op(op);
-                        let peer = self.book.peer_at(&item.url);
-                        let from = peer.map(|peer| self.book.source_of(peer));
-                        self.input(now, Input::Obtained { key, from });
-                    }
-                }
-                Ticket::Late | Ticket::Unsolicited => {}
-            }
-            self.drive(now);
-        }
-    }
-
-    fn judged(&mut self, now: Time, item: &Item, judgement: JudgementId, fate: Fate) {
-        let verdict = match fate {
-            Fate::Stored => Verdict::Valid,
-            Fate::Refused => Verdict::Invalid,
-            Fate::Failed => Verdict::Ambiguous,
-        };
-        if fate != Fate::Stored {
-            let op = self.book.find(&item.id).zip(self.book.peer_at(&item.url));
-            let want = op.and_then(|(op, peer)| self.book.between(op, peer));
-            if let Some(want) = want
-                && self.unanswer(want)
-                && fate == Fate::Refused
+            if *fate != Fate::Stored
+                && item.ticket != Ticket::Unsolicited
+                && let Some(want) = self.unanswer(&item.id, &item.url)
+                && *fate == Fate::Refused
             {
                 self.in_vain(now, want);
             }
+            if let Ticket::Judge(judgement) = item.ticket {
+                let verdict = match fate {
+                    Fate::Stored => Verdict::Valid,
+                    Fate::Refused => Verdict::Invalid,
+                    Fate::Failed => Verdict::Ambiguous,
+                };
+                self.input(now, Input::Judged { judgement, verdict });
+                self.drive(now);
+            }
+            if *fate == Fate::Stored {
+                self.obtained(now, &item.id, Some(&item.url));
+            }
         }
-        self.input(now, Input::Judged { judgement, verdict });
+        for id in beside {
+            self.note_stored(id);
+            self.obtained(now, id, None);
+        }
+        self.drive(now);
     }
+
+    /// The store has an op: if it is still wanted, it came by another way than its fetch.
+    fn obtained(&mut self, now: Time, id: &[u8], from: Option<&Url>) {
+        let Some(op) = self.book.find(id) else {
+            return;
+        };
+        let key = self.book.name_of_op(op);
+        let peer = from.and_then(|url| self.book.peer_at(url));
+        let from = peer.map(|peer| self.book.source_of(peer));
+        self.input(now, Input::Obtained { key, from });
+        self.drive(now);
+        // Should the engine know nothing of it, it is not wanted all the same.
+        if let Some(op) = self.book.op_named(key) {
+            self.op_is_here(now, op);
+        }
+    }
+}
+
+/// What an op takes that is held.
+fn cost(id: &Bytes, data: &Bytes) -> u64 {
+    (id.len() + data.len() + OP_OVERHEAD) as u64
 }

@@ -14,6 +14,10 @@ use bytes::{Bytes, BytesMut};
 use kitsune2_api::{OpId, Url, serialize_request_message};
 use std::cmp::Reverse;
 
+/// So many times the answer timeout is the longest that a request is waited for, whatever its peer
+/// does meanwhile: one that keeps busy with others must not keep it for ever.
+const PATIENCE: u32 = 10;
+
 /// A request to be sent.
 #[derive(Debug)]
 pub(crate) struct Request {
@@ -83,12 +87,12 @@ impl State {
                     contributors,
                     ..
                 } => self.judge(now, judgement, &contributors),
-                Output::Discard { attempt } => self.discard(attempt),
+                Output::Discard { attempt, .. } => self.discard(attempt),
                 Output::Finish { waiter, .. } => self.finish(now, waiter),
+                Output::Retired { fetch } => self.retired(fetch),
                 // Keys are ours, and named in everything that follows; our plans rank nothing,
                 // commit nothing and block nobody.
                 Output::Opened { .. }
-                | Output::Retired { .. }
                 | Output::Select { .. }
                 | Output::Commit { .. }
                 | Output::Blocked { .. } => {}
@@ -110,6 +114,11 @@ impl State {
             let end = End::Aborted;
             return self.input(now, Input::Ended { attempt, end });
         };
+        if want.asked == Asked::Answered {
+            // It came late, while its fetch waited, and the store has it now.
+            let end = End::Missing;
+            return self.input(now, Input::Ended { attempt, end });
+        }
         want.asked = Asked::Soon(attempt);
         let (peer, vain) = (want.peer, usize::from(want.tries > 0));
         self.attempts.insert(attempt, id);
@@ -184,6 +193,8 @@ impl State {
             if let Some(request) = self.request(peer) {
                 return Some(request);
             }
+            // All that stood there was out of date; there may be more elsewhere.
+            self.queue(peer);
         }
         None
     }
@@ -252,9 +263,12 @@ impl State {
         if out {
             self.stats.requests_sent += 1;
             for n in 0..self.batches[request.batch as usize].asked.len() {
-                let (_, want) = self.batches[request.batch as usize].asked[n];
-                if let Some(want) = self.book.want_mut(want) {
+                let (attempt, id) = self.batches[request.batch as usize].asked[n];
+                if let Some(want) = self.book.want_mut(id)
+                    && want.asked == Asked::In(attempt, request.batch)
+                {
                     want.since.get_or_insert(now);
+                    want.last = Some(now);
                 }
             }
             let at = now.after(self.config.answer_timeout());
@@ -285,9 +299,19 @@ impl State {
             .filter(|(_, b)| b.peer == peer && b.sent.is_some());
         let lost: Vec<u32> = lost.map(|(batch, _)| batch as u32).collect();
         for batch in lost {
-            self.unanswered(now, batch);
+            self.unanswered(now, batch, true);
         }
         self.drive(now);
+    }
+
+    /// A response of this peer was lost in our own memory: it did answer.
+    pub(crate) fn overflow(&mut self, now: Time, url: &Url) {
+        if let Some(peer) = self.book.peer_at(url) {
+            let p = self.book.peer_mut(peer);
+            p.heard = Some(now);
+            p.overflowed = Some(now);
+            p.silent = false;
+        }
     }
 
     // ---- time ----
@@ -301,10 +325,12 @@ impl State {
     }
 
     /// Time has passed. A request whose time is up is waited for a little longer while its peer is at
-    /// work on it, or on earlier ones; else what is open of it counts as not answered.
-    pub(crate) fn time(&mut self, now: Time) {
+    /// work on it, or on earlier ones, but not for ever; else what is open of it counts as not
+    /// answered. `read` is the time up to which all that has come was taken: before that, nobody was
+    /// silent.
+    pub(crate) fn time(&mut self, now: Time, read: Time) {
         while let Some(Reverse((at, batch, serial))) = self.deadlines.peek().copied()
-            && at <= now
+            && at <= read
         {
             self.deadlines.pop();
             let Some(b) = self.batches.get(batch as usize) else {
@@ -319,22 +345,29 @@ impl State {
             let until = busy
                 .max(b.answered)
                 .map(|at| at.after(self.config.answer_timeout()));
-            match until {
-                Some(until) if until > now => self.deadlines.push(Reverse((until, batch, serial))),
-                _ => self.unanswered(now, batch),
+            let most = b.sent().after(self.config.answer_timeout() * PATIENCE);
+            match until.map(|until| until.min(most)) {
+                Some(until) if until > read => {
+                    self.deadlines.push(Reverse((until, batch, serial)));
+                }
+                _ => self.unanswered(now, batch, false),
             }
         }
         self.machine.handle_timeout(now);
         self.drive(now);
     }
 
-    /// What is open of a batch is not answered.
-    fn unanswered(&mut self, now: Time, batch: u32) {
+    /// What is open of a batch is not answered; with `lost`, because the connection has ended.
+    fn unanswered(&mut self, now: Time, batch: u32, lost: bool) {
         let b = &mut self.batches[batch as usize];
         let (peer, sent) = (b.peer, b.sent());
         let asked = std::mem::take(&mut b.asked);
-        let silent = self.book.peer(peer).heard.is_none_or(|heard| heard < sent);
-        self.book.peer_mut(peer).silent |= silent;
+        let source = self.book.source_of(peer);
+        let p = self.book.peer_mut(peer);
+        let silent = !lost && p.heard.is_none_or(|heard| heard < sent);
+        p.silent |= silent;
+        // An answer may have been there, and no room for it.
+        let innocent = p.overflowed.is_some_and(|at| at >= sent);
         // Before anything is decided, for that may drop wants of the same batch.
         let open: Vec<(AttemptId, u32)> = asked
             .into_iter()
@@ -353,11 +386,23 @@ impl State {
             false => End::Missing,
         };
         for (attempt, want) in open {
-            if self.book.want(want).is_some() {
-                self.in_vain(now, want);
+            let mut again = None;
+            if let Some(w) = self.book.want_mut(want) {
+                if lost && !std::mem::replace(&mut w.forgiven, true) {
+                    again = Some(
+                        self.book
+                            .name_of_op(self.book.want(want).expect("found").op),
+                    );
+                } else if !innocent {
+                    self.in_vain(now, want);
+                }
             }
             self.input(now, Input::Ended { attempt, end });
             end = End::Missing;
+            if let Some(key) = again {
+                // Nobody was silent: it is asked for again over a new connection.
+                self.input(now, Input::Announced { key, source });
+            }
         }
     }
 

@@ -24,6 +24,10 @@ const NONE: u32 = u32::MAX;
 /// Peers without a want whose pace and standing are remembered.
 const IDLE_PEERS_MAX: usize = 4_096;
 
+/// Serials have 31 bits: with a slot's 32 they make a name, whose highest bit is left to others. A
+/// name is used again after two thousand million adds, if they lead to the same slot.
+const SERIAL_MASK: u32 = u32::MAX >> 1;
+
 /// An op that is wanted.
 #[derive(Debug)]
 pub(crate) struct Op {
@@ -58,7 +62,10 @@ pub(crate) struct Peer {
     pub(crate) front: Time,
     /// It let a request pass without a word, and has not answered anything since.
     pub(crate) silent: bool,
-    idle: bool,
+    /// Our own transport or memory was the reason why an answer was lost, then.
+    pub(crate) overflowed: Option<Time>,
+    /// Nothing is wanted of it; which entry in the queue of such peers is the valid one.
+    idle: Option<u64>,
 }
 
 /// One op wanted of one peer.
@@ -73,8 +80,11 @@ pub(crate) struct Wanted {
     metadata: Option<Box<Bytes>>,
     /// Requests that went without an answer.
     pub(crate) tries: u8,
-    /// When it was first asked for.
+    /// When it was first asked for, and when last.
     pub(crate) since: Option<Time>,
+    pub(crate) last: Option<Time>,
+    /// A connection that ended has cost it an answer, and it was asked for again at once: not twice.
+    pub(crate) forgiven: bool,
     pub(crate) asked: Asked,
 }
 
@@ -99,9 +109,12 @@ pub(crate) struct Book {
     wants: Slab<Wanted>,
     peers: Slab<Peer>,
     by_url: HashMap<Url, u32>,
-    idle: VecDeque<(u32, u32)>,
+    /// Peers without a want, by when that began; entries that are out of date are skipped.
+    idle: VecDeque<(u64, u32)>,
     idle_count: usize,
-    serial: u32,
+    idle_stamp: u64,
+    op_serial: u32,
+    peer_serial: u32,
 }
 
 /// What came of adding a want.
@@ -113,6 +126,16 @@ pub(crate) enum Added {
     Offer(u32),
     /// It was wanted of this peer.
     Again(u32),
+}
+
+const fn next_serial(serial: u32) -> u32 {
+    serial.wrapping_add(1) & SERIAL_MASK
+}
+
+fn is_idle(peers: &Slab<Peer>, stamp: u64, peer: u32) -> bool {
+    peers
+        .get(peer as usize)
+        .is_some_and(|peer| peer.idle == Some(stamp))
 }
 
 impl Book {
@@ -209,11 +232,11 @@ impl Book {
         if let Some(peer) = self.peer_at(url) {
             return (peer, false);
         }
-        self.serial = self.serial.wrapping_add(1);
+        self.peer_serial = next_serial(self.peer_serial);
         let pace = Pace::new(config);
         let peer = self.peers.insert(Peer {
             url: url.clone(),
-            serial: self.serial,
+            serial: self.peer_serial,
             first: NONE,
             last: NONE,
             wants: 0,
@@ -226,33 +249,47 @@ impl Book {
             heard: None,
             front: Time::ZERO,
             silent: false,
-            idle: true,
+            overflowed: None,
+            idle: None,
         }) as u32;
-        self.idle_count += 1;
         self.by_url.insert(url.clone(), peer);
         (peer, true)
     }
 
-    /// Notes that nothing is wanted of a peer; returns the source that is forgotten in its favour.
+    /// Notes that nothing may be wanted of a peer any more; returns the source that is forgotten in its
+    /// favour: of those without a want, the one that has been for longest.
     pub(crate) fn rest(&mut self, peer: u32) -> Option<SourceId> {
-        let p = &mut self.peers[peer as usize];
-        if p.wants > 0 || p.idle {
+        let p = self.peers.get_mut(peer as usize)?;
+        if p.wants > 0 || p.idle.is_some() {
             return None;
         }
-        p.idle = true;
-        self.idle.push_back((p.serial, peer));
+        self.idle_stamp += 1;
+        p.idle = Some(self.idle_stamp);
+        self.idle.push_back((self.idle_stamp, peer));
         self.idle_count += 1;
-        while self.idle_count > IDLE_PEERS_MAX
-            && let Some((serial, peer)) = self.idle.pop_front()
-        {
-            let found = self.peers.get(peer as usize);
-            if found.is_some_and(|p| p.serial == serial && p.idle && !p.sending && !p.queued) {
-                let source = self.source_of(peer);
-                let gone = self.peers.remove(peer as usize);
-                self.by_url.remove(&gone.url);
-                self.idle_count -= 1;
-                return Some(source);
+        if self.idle.len() > 2 * self.idle_count.max(32) {
+            let peers = &self.peers;
+            self.idle
+                .retain(|(stamp, peer)| is_idle(peers, *stamp, *peer));
+        }
+        if self.idle_count <= IDLE_PEERS_MAX {
+            return None;
+        }
+        for _ in 0..self.idle.len() {
+            let (stamp, peer) = self.idle.pop_front()?;
+            if !is_idle(&self.peers, stamp, peer) {
+                continue;
             }
+            let p = &self.peers[peer as usize];
+            if p.sending || p.queued {
+                self.idle.push_back((stamp, peer));
+                continue;
+            }
+            let source = self.source_of(peer);
+            let gone = self.peers.remove(peer as usize);
+            self.by_url.remove(&gone.url);
+            self.idle_count -= 1;
+            return Some(source);
         }
         None
     }
@@ -290,6 +327,8 @@ impl Book {
             metadata,
             tries: 0,
             since: None,
+            last: None,
+            forgiven: false,
             asked: Asked::No,
         }) as u32;
         self.ops[op as usize].first = want;
@@ -300,8 +339,7 @@ impl Book {
         }
         p.last = want;
         p.wants += 1;
-        if p.idle {
-            p.idle = false;
+        if p.idle.take().is_some() {
             self.idle_count -= 1;
         }
         match known {
@@ -311,10 +349,10 @@ impl Book {
     }
 
     fn add_op(&mut self, id: &[u8]) -> u32 {
-        self.serial = self.serial.wrapping_add(1);
+        self.op_serial = next_serial(self.op_serial);
         let op = self.ops.insert(Op {
             key: OpKey::new(id),
-            serial: self.serial,
+            serial: self.op_serial,
             first: NONE,
         }) as u32;
         let hash = self.hasher.hash_one(id);

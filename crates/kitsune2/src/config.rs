@@ -71,22 +71,23 @@ pub struct GannetFetchConfig {
     pub max_response_bytes: u32,
     /// The most ops asked of one peer and not answered \[16,384\].
     pub max_ops_in_flight_per_peer: u32,
-    /// The most bytes expected from one peer at a time \[16,777,216\].
+    /// The most bytes expected from one peer at a time \[8,388,608\].
     pub max_bytes_in_flight_per_peer: u32,
     /// The most pairs of an op and a peer that offers it \[1,048,576\]. At the bound,
     /// `request_ops` waits.
     pub max_pending: u32,
-    /// The most of these pairs for one peer, so that none takes all the room \[524,288\]. At the
+    /// The most of these pairs for one peer, so that none takes all the room \[131,072\]. At the
     /// bound, `request_ops` for this peer waits, or fails at once where the peer is silent.
     pub max_pending_per_peer: u32,
-    /// How long `request_ops` waits at a bound while nothing moves, before it fails \[10,000\].
+    /// How long `request_ops` may wait at a bound, before it fails; and a millisecond more for each of
+    /// its ops \[10,000\].
     pub request_wait_ms: u32,
     /// Whether ops that were not asked of the peer that sends them are stored, as the stock module
     /// does, or refused and counted \[yes\].
     pub accept_unsolicited: bool,
-    /// The most bytes of responses that wait for the op store \[67,108,864\]; a quarter of it for
-    /// those not asked for. What does not fit is dropped and counted; what is wanted of it is asked
-    /// for again.
+    /// The most bytes of responses that wait for the op store, with what keeping them takes
+    /// \[67,108,864\]; a quarter of it for one peer, and a quarter for ops not asked for. What does not
+    /// fit is dropped and counted; what is wanted of it is asked for again.
     pub max_incoming_bytes: u32,
     /// The most bytes of requests of peers that wait to be served \[16,777,216\]; a quarter of it
     /// for one peer. What does not fit is dropped and counted; it is for the asker to repeat.
@@ -111,9 +112,9 @@ impl Default for GannetFetchConfig {
             max_request_bytes: 64 << 10,
             max_response_bytes: 1 << 20,
             max_ops_in_flight_per_peer: 16_384,
-            max_bytes_in_flight_per_peer: 16 << 20,
+            max_bytes_in_flight_per_peer: 8 << 20,
             max_pending: 1 << 20,
-            max_pending_per_peer: 1 << 19,
+            max_pending_per_peer: 1 << 17,
             request_wait_ms: 10_000,
             accept_unsolicited: true,
             max_incoming_bytes: 64 << 20,
@@ -155,6 +156,11 @@ impl GannetFetchConfig {
                 "gannetFetch.{name} must be above zero"
             )));
         }
+        if self.num_back_off_intervals > 64 {
+            return Err(K2Error::other(
+                "gannetFetch.numBackOffIntervals must not be above 64",
+            ));
+        }
         if self.last_back_off_interval_ms < self.first_back_off_interval_ms {
             return Err(K2Error::other(
                 "gannetFetch.lastBackOffIntervalMs must not be below firstBackOffIntervalMs",
@@ -167,8 +173,9 @@ impl GannetFetchConfig {
         millis(self.answer_timeout_ms)
     }
 
-    pub(crate) fn request_wait(&self) -> Duration {
-        millis(self.request_wait_ms)
+    /// How long a call with so many ops may wait.
+    pub(crate) fn request_wait(&self, ops: usize) -> Duration {
+        millis(self.request_wait_ms) + Duration::from_millis(ops as u64)
     }
 }
 

@@ -95,12 +95,13 @@ impl FetchFactory for GannetFetchFactory {
                 tokio::spawn(server.run()).abort_handle(),
             ];
             let handler = Arc::new(Handler(shared.clone()));
-            transport.register_module_handler(space_id, crate::MOD_NAME.to_string(), handler);
+            // Before registering, which panics where another module has: the tasks end with this.
             let fetch: DynFetch = Arc::new(GannetFetch {
                 shared,
                 op_store,
                 tasks,
             });
+            transport.register_module_handler(space_id, crate::MOD_NAME.to_string(), handler);
             Ok(fetch)
         })
     }

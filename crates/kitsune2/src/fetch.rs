@@ -7,10 +7,10 @@ use kitsune2_api::{
     BoxFut, DynOpStore, Fetch, FetchStateSummary, K2Error, K2Result, OpId, PublishOp, Url,
 };
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, HashSet},
     sync::Arc,
 };
-use tokio::task::AbortHandle;
+use tokio::{task::AbortHandle, time::Instant};
 
 /// Ops looked up in one call to the op store.
 const LOOKUP_MAX: usize = 4_096;
@@ -36,90 +36,103 @@ impl Drop for GannetFetch {
 
 /// While it lives, ops that are stored are noted, so that one that came between a look into the
 /// store and the note that it is wanted is not asked for again.
-struct Lookup<'a>(&'a Shared);
+struct Lookup<'a> {
+    shared: &'a Shared,
+    number: u64,
+}
 
 impl<'a> Lookup<'a> {
     fn begin(shared: &'a Shared) -> Self {
-        shared.state().begin_lookup();
-        Self(shared)
+        let number = shared.state().begin_lookup();
+        Self { shared, number }
     }
 }
 
 impl Drop for Lookup<'_> {
     fn drop(&mut self) {
-        self.0.state().end_lookup();
+        self.shared.state().end_lookup(self.number);
     }
 }
 
 type Ops = Vec<(OpId, Option<Bytes>)>;
 
 impl GannetFetch {
-    /// Those of these ops that the store does not hold.
-    async fn not_held(&self, ops: &[PublishOp]) -> K2Result<Ops> {
-        let mut metadata: HashMap<OpId, Option<Bytes>> = HashMap::with_capacity(ops.len());
-        let mut ids = Vec::with_capacity(ops.len());
-        for op in ops {
-            match metadata.entry(op.op_id.clone()) {
-                Entry::Vacant(vacant) => {
-                    ids.push(op.op_id.clone());
-                    vacant.insert(op.metadata.clone());
-                }
-                // Named twice: what is known stays.
-                Entry::Occupied(mut known) if known.get().is_none() => {
-                    known.insert(op.metadata.clone());
-                }
-                Entry::Occupied(_) => {}
-            }
-        }
-        let new = self.op_store.filter_out_existing_ops(ids).await?;
-        let new = new.into_iter().filter_map(|id| {
-            let metadata = metadata.remove(&id)?;
-            Some((id, metadata))
-        });
-        Ok(new.collect())
-    }
-
     /// Notes ops as wanted of this peer, as fast as there is room.
-    async fn want(&self, ops: Ops, url: &Url, owner: u32) -> K2Result<()> {
+    async fn take(&self, ops: Vec<PublishOp>, url: &Url) -> K2Result<()> {
         let shared = &*self.shared;
-        let mut ops = ops.into_iter();
-        while ops.len() > 0 {
+        let owner = shared.next_owner();
+        let patience = shared.state().config.request_wait(ops.len());
+        let deadline = Instant::now() + patience;
+        let mut ops = ops.into_iter().map(|op| (op.op_id, op.metadata));
+        let mut next: Ops = Vec::new();
+        loop {
+            next.extend(ops.by_ref().take(LOOKUP_MAX - next.len()));
+            if next.is_empty() {
+                return Ok(());
+            }
             // Before looking, so that no word is missed.
             let mut room = std::pin::pin!(shared.room.notified());
             room.as_mut().enable();
-            let wait = {
+            let lookup = Lookup::begin(shared);
+            let new = self.not_held(next).await?;
+            let left = self.want(new, url, (owner, lookup.number)).await;
+            drop(lookup);
+            let (left, silent) = left?;
+            next = left;
+            if next.is_empty() {
+                continue;
+            }
+            let refused = next.len() + ops.len();
+            if silent {
+                return Err(too_many(refused, url, "which does not answer"));
+            }
+            if tokio::time::timeout_at(deadline, room).await.is_err() {
+                return Err(too_many(refused, url, "and too few were done with"));
+            }
+        }
+    }
+
+    /// Those of these ops that the store does not hold.
+    async fn not_held(&self, mut ops: Ops) -> K2Result<Ops> {
+        let ids: Vec<OpId> = ops.iter().map(|(id, _)| id.clone()).collect();
+        let count = ids.len();
+        let new = self.op_store.filter_out_existing_ops(ids).await?;
+        if new.len() != count {
+            let new: HashSet<OpId> = new.into_iter().collect();
+            ops.retain(|(id, _)| new.contains(id));
+        }
+        Ok(ops)
+    }
+
+    /// Notes what there is room for. Returns the rest, and whether that is because the peer is silent.
+    async fn want(&self, ops: Ops, url: &Url, call: (u32, u64)) -> K2Result<(Ops, bool)> {
+        let shared = &*self.shared;
+        let mut ops = ops.into_iter();
+        while ops.len() > 0 {
+            let room = {
                 let _turn = shared.turn_of_call().await;
                 let now = shared.now();
                 let mut state = shared.state();
                 if shared.is_closed() {
                     return Err(K2Error::other("the fetch module is shut down"));
                 }
-                match state.room(url) {
-                    Room::For(count) => {
-                        let ops = ops.by_ref().take(count.min(NOTE_MAX));
-                        state.want(now, url, ops, owner);
-                        None
-                    }
-                    Room::Wait => Some(state.config.request_wait()),
-                    Room::Silent => return Err(too_many(ops.len(), url, "which does not answer")),
+                let room = state.room(url);
+                if let Room::For(count) = room {
+                    let ops = ops.by_ref().take(count.min(NOTE_MAX));
+                    state.want(now, url, ops, call);
                 }
+                room
             };
-            let Some(wait) = wait else {
-                shared.wake.notify_one();
-                if ops.len() > 0 {
-                    tokio::task::yield_now().await;
-                }
-                continue;
-            };
-            if tokio::time::timeout(wait, room).await.is_err() {
-                return Err(too_many(
-                    ops.len(),
-                    url,
-                    "and none was done with for a while",
-                ));
+            match room {
+                Room::For(_) => shared.wake.notify_one(),
+                Room::Wait => return Ok((ops.collect(), false)),
+                Room::Silent => return Ok((ops.collect(), true)),
+            }
+            if ops.len() > 0 {
+                tokio::task::yield_now().await;
             }
         }
-        Ok(())
+        Ok((Vec::new(), false))
     }
 }
 
@@ -131,21 +144,22 @@ fn too_many(count: usize, url: &Url, why: &str) -> K2Error {
 }
 
 impl Fetch for GannetFetch {
-    /// Waits while `maxPending` is reached, and for nothing else. Cancelled, it has taken some of the
-    /// ops. Calls take turns: a small one is not stuck behind a large one.
+    /// Looks up which of the ops are held, and notes the others as wanted. Waits while `maxPending` or
+    /// `maxPendingPerPeer` is reached: for `requestWaitMs`, and a millisecond more for each op; not at
+    /// all for a peer that has its share and does not answer. Calls take turns: a small one is not
+    /// stuck behind a large one.
+    ///
+    /// # Errors
+    ///
+    /// The op store's; when there was no room in time, with the number of ops that were not taken; and
+    /// when the module is shut down. The ops before those are wanted all the same, and so are those
+    /// that a call has taken when it is cancelled.
     fn request_ops(&self, ops: Vec<PublishOp>, source: Url) -> BoxFut<'_, K2Result<()>> {
-        Box::pin(async move {
-            let owner = self.shared.next_owner();
-            for ops in ops.chunks(LOOKUP_MAX) {
-                let lookup = Lookup::begin(&self.shared);
-                let new = self.not_held(ops).await?;
-                self.want(new, &source, owner).await?;
-                drop(lookup);
-            }
-            Ok(())
-        })
+        Box::pin(async move { self.take(ops, &source).await })
     }
 
+    /// Told when nothing is wanted any more, for whatever reason: stored, given up, dropped with its
+    /// peer, or with the module.
     fn notify_on_drained(&self, notify: oneshot::Sender<()>) {
         let at_once = self.shared.state().when_drained(notify);
         if let Some(notify) = at_once {

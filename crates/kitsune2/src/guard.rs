@@ -4,9 +4,13 @@ use futures_util::FutureExt as _;
 use kitsune2_api::{K2Error, K2Result};
 use std::{any::Any, panic::AssertUnwindSafe};
 
-/// Runs a call to the host, and takes a panic for an error.
-pub(crate) async fn guarded<T>(call: impl Future<Output = K2Result<T>>) -> K2Result<T> {
-    match AssertUnwindSafe(call).catch_unwind().await {
+/// Makes a call to the host, and takes a panic for an error. The call is made in here: it may panic
+/// before there is a future.
+pub(crate) async fn guarded<T>(call: impl AsyncFnOnce() -> K2Result<T>) -> K2Result<T> {
+    match AssertUnwindSafe(async { call().await })
+        .catch_unwind()
+        .await
+    {
         Ok(result) => result,
         Err(panic) => Err(K2Error::other(format!("it panicked: {}", message(&*panic)))),
     }

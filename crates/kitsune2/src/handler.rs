@@ -23,7 +23,8 @@ impl Handler {
 impl TxBaseHandler for Handler {
     fn peer_disconnect(&self, peer: Url, _reason: Option<String>) {
         if !self.0.is_closed() {
-            self.0.inbox.push(Event::Disconnected { url: peer });
+            let now = self.0.now();
+            self.0.inbox.push(now, Event::Disconnected { url: peer });
             self.0.wake.notify_one();
         }
     }
@@ -54,7 +55,7 @@ impl TxModuleHandler for Handler {
                     shared.serving.request(&peer, request.op_ids, len)
                 };
                 if !taken {
-                    tracing::info!(%peer, "too many requests wait to be served: one is dropped");
+                    tracing::debug!(%peer, "too many requests wait to be served: one is dropped");
                 }
                 Ok(())
             }
@@ -65,10 +66,11 @@ impl TxModuleHandler for Handler {
                         self.malformed(format!("no fetch response, from {peer}"), err)
                     })?;
                     let ops = response.ops;
-                    ops.is_empty() || shared.inbox.response(peer.clone(), ops, len)
+                    ops.is_empty() || shared.inbox.response(shared.now(), &peer, ops, len)
                 };
                 if !taken {
-                    tracing::warn!(%peer, "too much waits for the op store: a response is dropped");
+                    tracing::debug!(%peer, "too much waits for the op store: a response is dropped");
+                    shared.inbox.overflow(shared.now(), peer);
                 }
                 shared.wake.notify_one();
                 Ok(())

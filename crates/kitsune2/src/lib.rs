@@ -75,5 +75,6 @@ pub use stats::{FetchStats, Monitor};
 /// The name under which the module's messages travel: that of the stock module.
 pub const MOD_NAME: &str = "Fetch";
 
-/// The longest that a send may take: past that, the peer is not there. Transports give up sooner.
-const SEND_MAX: std::time::Duration = std::time::Duration::from_secs(60);
+/// The longest that a send is waited for: past that, the peer is not there. Transports give up sooner
+/// where there is no connection; a peer that takes no more bytes they may wait for.
+const SEND_MAX: std::time::Duration = std::time::Duration::from_secs(120);

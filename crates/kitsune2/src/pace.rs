@@ -9,7 +9,7 @@ use crate::config::GannetFetchConfig;
 /// Ops in the first request to a peer.
 const FIRST_BATCH: u32 = 16;
 /// Ops in flight at a peer that has answered nothing yet.
-const FIRST_WINDOW: u32 = 1_024;
+const FIRST_WINDOW: u32 = 256;
 /// Ops in flight that a peer is granted, whatever the size of its ops.
 const LEAST_WINDOW: u32 = 16;
 
@@ -90,17 +90,17 @@ mod tests {
     fn grows_while_answered_and_keeps_below_what_sizes_allow() {
         let config = GannetFetchConfig::default();
         let mut pace = Pace::new(&config);
-        assert_eq!((pace.batch(0, &config), pace.window(&config)), (16, 1_024));
-        for _ in 0..20 {
+        assert_eq!((pace.batch(0, &config), pace.window(&config)), (16, 256));
+        for _ in 0..30 {
             let batch = pace.batch(0, &config);
             pace.answered(batch, u64::from(batch) * 256, &config);
             pace.whole(batch, &config);
         }
         assert_eq!(pace.batch(0, &config), 1_024);
-        assert!(pace.window(&config) > 10_000);
+        assert_eq!(pace.window(&config), 16_384);
         // One answer of large ops is enough to ask for less.
         pace.answered(4, 4 << 18, &config);
-        assert_eq!((pace.batch(0, &config), pace.window(&config)), (4, 64));
+        assert_eq!((pace.batch(0, &config), pace.window(&config)), (4, 32));
         // An op larger than a response is asked for alone.
         pace.answered(1, 64 << 20, &config);
         assert_eq!((pace.batch(0, &config), pace.window(&config)), (1, 16));

@@ -1,9 +1,11 @@
 //! Serving peers: their requests in order, a turn for each, and answers of bounded size.
 
-use crate::{config::GannetFetchConfig, guard::guarded, shared::Shared, stats::FetchStats};
+use crate::{
+    config::GannetFetchConfig, guard::guarded, run::send, shared::Shared, stats::FetchStats,
+};
 use bytes::Bytes;
 use kitsune2_api::{
-    DynOpStore, K2Error, MetaOp, OpId, SpaceId, Url, WeakDynTransport, serialize_response_message,
+    DynOpStore, MetaOp, OpId, SpaceId, Url, WeakDynTransport, serialize_response_message,
 };
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -173,6 +175,19 @@ impl Serving {
     }
 }
 
+/// A peer's turn, which ends however serving it does.
+struct Turn<'a> {
+    serving: &'a Serving,
+    url: &'a Url,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.serving.done(self.url.clone());
+        self.serving.wake.notify_one();
+    }
+}
+
 /// What serving needs of its node.
 #[derive(Clone)]
 pub(crate) struct Server {
@@ -203,8 +218,12 @@ impl Server {
     }
 
     async fn turn(self, url: Url, ids: Vec<Bytes>) {
+        let turn = Turn {
+            serving: &self.shared.serving,
+            url: &url,
+        };
         self.serve(&url, ids).await;
-        self.shared.serving.done(url);
+        drop(turn);
     }
 
     async fn serve(&self, url: &Url, ids: Vec<Bytes>) {
@@ -217,7 +236,8 @@ impl Server {
             .map(OpId::from)
             .collect();
         let asked = ids.len();
-        let ops = match guarded(self.op_store.retrieve_ops(ids)).await {
+        let store = &self.op_store;
+        let ops = match guarded(async || store.retrieve_ops(ids).await).await {
             Ok(ops) => ops,
             Err(err) => {
                 tracing::error!(%url, asked, "could not read ops from the store: {err}");
@@ -236,12 +256,8 @@ impl Server {
             let Some(transport) = self.transport.upgrade() else {
                 return;
             };
-            let module = crate::MOD_NAME.to_string();
             let message = serialize_response_message(response);
-            let sending =
-                transport.send_module(url.clone(), self.space_id.clone(), module, message);
-            let sent = tokio::time::timeout(crate::SEND_MAX, guarded(sending)).await;
-            let sent = sent.unwrap_or_else(|_| Err(K2Error::other("it took too long")));
+            let sent = send(transport, url.clone(), self.space_id.clone(), message).await;
             if let Err(err) = sent {
                 serving.failed.fetch_add(1, Relaxed);
                 tracing::warn!(%url, "could not send ops to the peer that asked for them: {err}");

@@ -10,7 +10,7 @@ use crate::{
     book::{Added, Asked, Book},
     config::{GannetFetchConfig, millis},
     machine::{
-        AttemptId, Backoff, Choice, Config, End, Engine, FanoutGrowth, Fault, GroupId,
+        AttemptId, Backoff, Choice, Commit, Config, End, Engine, FanoutGrowth, Fault, GroupId,
         HealthConfig, Hedge, Input, Lifetime, Limits, OnInvalid, PerformanceUnit, Plan, Retry,
         Scope, Silence, Targets, Time, WaiterId, Want,
     },
@@ -23,7 +23,7 @@ use kitsune2_api::{FetchStateSummary, OpId, Url};
 use slab::Slab;
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashSet, VecDeque},
+    collections::{BTreeSet, BinaryHeap, HashMap, VecDeque},
     num::NonZeroU32,
     sync::Arc,
     time::Duration,
@@ -64,9 +64,9 @@ pub(crate) struct State {
     pub(crate) ready: VecDeque<u32>,
     pub(crate) to_store: VecDeque<Item>,
     pub(crate) unsolicited_bytes: u64,
-    /// Calls that look up what is held already, and what was stored while they do.
-    lookups: u32,
-    meanwhile: HashSet<Bytes>,
+    /// Calls that look up what is held already, by when they began, and what was stored meanwhile.
+    lookups: BTreeSet<u64>,
+    meanwhile: Meanwhile,
     waiting_for_drained: Vec<oneshot::Sender<()>>,
     /// Wants have left since this was asked last.
     left: bool,
@@ -90,8 +90,8 @@ impl State {
             ready: VecDeque::new(),
             to_store: VecDeque::new(),
             unsolicited_bytes: 0,
-            lookups: 0,
-            meanwhile: HashSet::new(),
+            lookups: BTreeSet::new(),
+            meanwhile: Meanwhile::default(),
             waiting_for_drained: Vec::new(),
             left: false,
             stats: FetchStats::default(),
@@ -100,23 +100,24 @@ impl State {
 
     // ---- wants come ----
 
-    /// A call begins to look up which ops are held already.
-    pub(crate) fn begin_lookup(&mut self) {
-        self.lookups += 1;
+    /// A call begins to look up which ops are held already. Returns its number.
+    pub(crate) fn begin_lookup(&mut self) -> u64 {
+        self.meanwhile.clock += 1;
+        self.lookups.insert(self.meanwhile.clock);
+        self.meanwhile.clock
     }
 
-    /// The call of [`State::begin_lookup`] has told all that it wants, or was dropped.
-    pub(crate) fn end_lookup(&mut self) {
-        self.lookups -= 1;
-        if self.lookups == 0 {
-            self.meanwhile = HashSet::new();
-        }
+    /// This call has told what it wants, or was dropped.
+    pub(crate) fn end_lookup(&mut self, lookup: u64) {
+        self.lookups.remove(&lookup);
+        let oldest = self.lookups.first().copied().unwrap_or(u64::MAX);
+        self.meanwhile.forget_before(oldest);
     }
 
     /// Notes an op that was stored, for the lookups under way: they may have looked before it was.
-    pub(crate) fn note_stored(&mut self, id: &Bytes) {
-        if self.lookups > 0 {
-            self.meanwhile.insert(Bytes::copy_from_slice(id));
+    pub(crate) fn note_stored(&mut self, id: &[u8]) {
+        if !self.lookups.is_empty() {
+            self.meanwhile.note(id);
         }
     }
 
@@ -133,13 +134,14 @@ impl State {
         }
     }
 
-    /// Ops are offered by a peer, and wanted. Calls with the same `owner` share their turns.
+    /// Ops are offered by a peer, and wanted, as this lookup has found. Calls with the same `owner`
+    /// share their turns.
     pub(crate) fn want(
         &mut self,
         now: Time,
         url: &Url,
         ops: impl IntoIterator<Item = (OpId, Option<Bytes>)>,
-        owner: u32,
+        (owner, lookup): (u32, u64),
     ) {
         let (peer, new) = self.book.meet(url, &self.config);
         let source = self.book.source_of(peer);
@@ -149,7 +151,7 @@ impl State {
             self.limit(now, peer);
         }
         for (id, metadata) in ops {
-            if !self.meanwhile.is_empty() && self.meanwhile.contains(&**id) {
+            if self.meanwhile.since(lookup, &id) {
                 continue;
             }
             let added = self.book.add(&id, peer, metadata);
@@ -159,9 +161,8 @@ impl State {
             let waiter = match added {
                 Added::Op(_) => WaiterId(key),
                 Added::Offer(_) => WaiterId(key | OFFER),
-                Added::Again(_) => {
-                    // Said again: no reason to wait out a pause.
-                    self.input(now, Input::Announced { key, source });
+                Added::Again(op) => {
+                    self.again(now, op, peer);
                     continue;
                 }
             };
@@ -178,7 +179,24 @@ impl State {
                 self.input(now, Input::Release { waiter });
             }
         }
+        // It may be that none of them was taken.
+        self.rest(now, peer);
         self.drive(now);
+    }
+
+    /// A peer says again that it has an op: no reason to wait out a long pause. But one that is asked
+    /// in vain is asked no sooner for repeating itself.
+    fn again(&mut self, now: Time, op: u32, peer: u32) {
+        let want = self
+            .book
+            .between(op, peer)
+            .and_then(|want| self.book.want(want));
+        let last = want.and_then(|want| want.last);
+        let first_pause = millis(self.config.first_back_off_interval_ms);
+        if last.is_none_or(|last| last.after(first_pause) <= now) {
+            let (key, source) = (self.book.name_of_op(op), self.book.source_of(peer));
+            self.input(now, Input::Announced { key, source });
+        }
     }
 
     pub(crate) fn input(&mut self, now: Time, input: Input<u64>) {
@@ -251,6 +269,11 @@ impl State {
 
     fn gone(&mut self, now: Time, peer: u32) {
         self.left = true;
+        self.rest(now, peer);
+    }
+
+    /// Forgets a peer, if there are too many of which nothing is wanted.
+    fn rest(&mut self, now: Time, peer: u32) {
         if let Some(source) = self.book.rest(peer) {
             self.input(now, Input::SourceDown { source });
             self.input(now, Input::Forget { source });
@@ -326,6 +349,39 @@ impl State {
     }
 }
 
+/// Ops that were stored while calls looked up what is held.
+#[derive(Debug, Default)]
+struct Meanwhile {
+    clock: u64,
+    when: HashMap<Bytes, u64>,
+    order: VecDeque<(u64, Bytes)>,
+}
+
+impl Meanwhile {
+    fn note(&mut self, id: &[u8]) {
+        self.clock += 1;
+        let id = Bytes::copy_from_slice(id);
+        self.when.insert(id.clone(), self.clock);
+        self.order.push_back((self.clock, id));
+    }
+
+    /// Whether an op was stored since then.
+    fn since(&self, then: u64, id: &[u8]) -> bool {
+        self.when.get(id).is_some_and(|at| *at > then)
+    }
+
+    fn forget_before(&mut self, then: u64) {
+        while let Some((at, id)) = self.order.front()
+            && *at < then
+        {
+            if self.when.get(id) == Some(at) {
+                self.when.remove(id);
+            }
+            self.order.pop_front();
+        }
+    }
+}
+
 /// How the engine goes about every op.
 fn plan(config: &GannetFetchConfig) -> Plan {
     Plan {
@@ -346,7 +402,7 @@ fn plan(config: &GannetFetchConfig) -> Plan {
         body_bytes_max: u64::from(u32::MAX),
         on_invalid: OnInvalid::Score,
         // The op store is the judge: what it has taken is stored when it is found valid.
-        commit: crate::machine::Commit::None,
+        commit: Commit::None,
         lifetime: Lifetime::WhileWanted,
         ..Plan::default()
     }
@@ -360,7 +416,9 @@ fn bounds() -> Config {
         within: None,
     };
     Config {
-        racing_max: 1 << 17,
+        // What is in flight is bounded for each peer, so that none can use up what is there for all.
+        racing_max: u32::MAX,
+        sources_max: u32::MAX - 1,
         fetches_max: u32::MAX - 1,
         waiters_max: u32::MAX - 1,
         candidates_max: u32::MAX,

@@ -3,6 +3,7 @@
 use crate::shared::Shared;
 use kitsune2_api::SpaceId;
 use std::{
+    collections::BTreeMap,
     fmt::{self, Write as _},
     sync::{Arc, Mutex, PoisonError, Weak},
 };
@@ -129,18 +130,25 @@ impl Monitor {
             .collect()
     }
 
-    /// All of it as Prometheus reads it.
+    /// All of it as Prometheus reads it. Modules of one space (two nodes in a process) are added up.
     pub fn prometheus(&self) -> String {
-        let stats = self.stats();
+        let mut spaces: BTreeMap<String, Vec<FetchStats>> = BTreeMap::new();
+        for (space, stats) in self.stats() {
+            // How an id is written is the host's to say.
+            let space = space.to_string().replace('\\', r"\\").replace('"', "\\\"");
+            spaces
+                .entry(space.replace('\n', r"\n"))
+                .or_default()
+                .push(stats);
+        }
         let mut text = String::new();
         for (name, kind, help, value) in ROWS {
             let total = if *kind == "counter" { "_total" } else { "" };
             let name = format!("gannet_kitsune2_{name}{total}");
             let _ = writeln!(text, "# HELP {name}{help}\n# TYPE {name} {kind}");
-            for (space, stats) in &stats {
-                // How an id is written is the host's to say.
-                let space = format!("{:?}", space.to_string());
-                let _ = writeln!(text, "{name}{{space={space}}} {}", value(stats));
+            for (space, stats) in &spaces {
+                let sum: u64 = stats.iter().map(value).sum();
+                let _ = writeln!(text, "{name}{{space=\"{space}\"}} {sum}");
             }
         }
         text

@@ -366,7 +366,7 @@ async fn a_response_that_does_not_fit_is_counted_and_asked_for_again() {
         })
     });
     let config = GannetFetchConfig {
-        max_incoming_bytes: 20_000,
+        max_incoming_bytes: 160_000,
         ..GannetFetchConfig::default()
     };
     let node = Node::with(config, Some(Arc::new(store))).await;
@@ -377,7 +377,7 @@ async fn a_response_that_does_not_fit_is_counted_and_asked_for_again() {
         node.stats().responses_dropped > 0
     })
     .await;
-    assert!(node.stats().held_bytes <= 20_000);
+    assert!(node.stats().held_bytes <= 160_000);
     gate.add_permits(1_000);
     drained_within(&node, 200).await;
     assert_eq!(node.stats().ops_stored, 320);
