@@ -32,10 +32,12 @@ const INTRO: &str = "\
 One node asks others for ops of 256 bytes, all in one process: from `request_ops` to the last op in
 the op store. Both sides run the module named (\"asks\" and \"holds\" differ in mixed rows); the CPU is
 that of all nodes, and so are the messages. \"Not stored\" is what had not come after 60 s, or after
-25 s without any op. The op store is the bench's own, the same for all, and keeps bytes as they are
-(`MemOpStore` would parse JSON, several us an op on either side). \"harness\" is a module that does
+25 s without any op; the rate is that of the ops that came, until the last of them did. The op store
+is the bench's own, the same for all, and keeps bytes as they are (`MemOpStore` would parse JSON,
+several us an op on either side). \"harness\" is a module that does
 nothing but ask for 1,024 ops at a time and store what comes: what transport, messages and store
-take. Over iroh, the nodes and their relay are on loopback.
+take. Over iroh, the nodes and their relay are on loopback. Written by
+`cargo run --release -p gannet-bench-kitsune2`.
 ";
 
 /// The scenes, those that belong together in turns.

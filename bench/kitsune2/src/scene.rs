@@ -180,16 +180,23 @@ impl Counts {
     }
 }
 
+/// Peers that offer what nobody answers for.
+const PARTS: u64 = 4;
+
 /// What a module holds for each of so many ops that nobody answers for; the ids, which came with
 /// the call, included.
 pub(crate) fn bytes_a_pending_op(kind: Kind, ops: u64, allocator: &StatsAlloc<System>) -> f64 {
     let runtime = runtime();
     let held = runtime.block_on(async {
         let node = Node::on(Wire::default(), kind, Store::default(), builder(kind, None)).await;
-        let url = Url::from_str("ws://nobody:80/1").expect("a URL");
         let region = Region::new(allocator);
-        let requested = node.fetch.request_ops(offers(0..ops), url).await;
-        requested.expect("as many may be pending");
+        // No peer may take all the room.
+        for (n, part) in (0..PARTS).zip((0..ops).step_by((ops / PARTS) as usize)) {
+            let url = Url::from_str(format!("ws://nobody:80/{n}")).expect("a URL");
+            let offers = offers(part..part + ops / PARTS);
+            let requested = node.fetch.request_ops(offers, url).await;
+            requested.expect("as many may be pending");
+        }
         let change = region.change();
         let summary = node.fetch.get_state_summary().await.expect("it lives");
         assert_eq!(summary.pending_requests.len() as u64, ops);
