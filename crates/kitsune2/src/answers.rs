@@ -39,6 +39,11 @@ pub(crate) struct Item {
     hold: Arc<Hold>,
 }
 
+/// What an op takes while it waits to be stored: for a small one, that is not its data.
+fn cost(id: &Bytes, data: &Bytes) -> u64 {
+    (size_of::<Item>() + id.len() + data.len()) as u64
+}
+
 /// What is to be done when an op is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ticket {
@@ -130,18 +135,18 @@ impl State {
     }
 
     fn unsolicited(&mut self, url: &Url, op: Op, hold: &Arc<Hold>) {
-        let len = op.data.len() as u64;
+        let cost = cost(&op.op_id, &op.data);
         if !self.config.accept_unsolicited {
             self.stats.unsolicited_refused += 1;
             return;
         }
         let most = u64::from(self.config.max_incoming_bytes / 4);
-        if self.unsolicited_bytes + len > most {
+        if self.unsolicited_bytes > 0 && self.unsolicited_bytes + cost > most {
             self.stats.unsolicited_dropped += 1;
             return;
         }
         self.stats.unsolicited += 1;
-        self.unsolicited_bytes += len;
+        self.unsolicited_bytes += cost;
         self.store(url, op, None, Ticket::Unsolicited, hold);
     }
 
@@ -190,7 +195,7 @@ impl State {
     pub(crate) fn stored(&mut self, now: Time, items: Vec<Item>, fates: &[Fate]) {
         for (item, fate) in items.into_iter().zip(fates) {
             if item.ticket == Ticket::Unsolicited {
-                self.unsolicited_bytes -= item.data.len() as u64;
+                self.unsolicited_bytes -= cost(&item.id, &item.data);
             }
             match fate {
                 Fate::Stored => {
