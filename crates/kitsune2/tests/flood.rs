@@ -10,7 +10,7 @@ use kitsune2_api::*;
 use kitsune2_core::factories::MemoryOp;
 use prost::Message as _;
 use std::{sync::Arc, time::Duration};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, Semaphore};
 
 /// One test at a time, for they measure the memory of the process.
 async fn alone() -> MutexGuard<'static, ()> {
@@ -193,4 +193,51 @@ async fn an_op_asked_for_a_thousand_times_in_one_request_is_sent_once() {
         .await;
         assert_eq!(sent(&id), round);
     }
+}
+
+/// However small they are: ops that nobody asked for must not take the room of those that were.
+#[tokio::test]
+async fn unsolicited_ops_leave_room_while_the_store_is_slow() {
+    let _alone = alone().await;
+    let (friend, enemy) = (common::url(1), common::url(2));
+    let gate = Arc::new(Semaphore::new(0));
+    let mut store = MockOpStore::new();
+    store
+        .expect_filter_out_existing_ops()
+        .returning(|ids| Box::pin(async { Ok(ids) }));
+    let closed = gate.clone();
+    store.expect_process_incoming_ops().returning(move |ops| {
+        let closed = closed.clone();
+        Box::pin(async move {
+            let _passed = closed.acquire().await.unwrap();
+            Ok(ops.into_iter().map(|op| op.op_id).collect())
+        })
+    });
+    let node = Node::with(GannetFetchConfig::default(), Some(Arc::new(store))).await;
+    let wanted = common::op();
+    node.request(&[wanted.compute_op_id()], &friend).await;
+    until("it asks", async || node.wire.requests() == 1).await;
+    for message in 0..600 {
+        let ops = (0..1_000).map(|n: u64| MetaOp {
+            op_id: OpId::from(Bytes::copy_from_slice(&(message * 1_000 + n).to_be_bytes())),
+            op_data: Bytes::new(),
+        });
+        let answer = serialize_response_message(ops.collect());
+        node.wire.receive(&enemy, answer).unwrap();
+        tokio::task::yield_now().await;
+    }
+    let most = u64::from(GannetFetchConfig::default().max_incoming_bytes);
+    until("only their share of the room is taken", async || {
+        let stats = node.stats();
+        stats.unsolicited_dropped > 0 && stats.held_bytes <= most / 4
+    })
+    .await;
+    node.wire.answer(&friend, &[wanted]);
+    gate.add_permits(Semaphore::MAX_PERMITS);
+    until("the answer is stored", async || {
+        node.pending().await.is_empty()
+    })
+    .await;
+    let stats = node.stats();
+    assert_eq!((stats.requests_sent, stats.responses_dropped), (1, 0));
 }
