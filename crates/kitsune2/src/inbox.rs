@@ -15,6 +15,8 @@ use std::{
 pub(crate) const OP_OVERHEAD: usize = 256;
 /// Ops in one event: a larger response is taken in pieces, so that none holds up the module.
 const PIECE: usize = 1_024;
+/// What an event counts for at least, in ops.
+const EVENT: usize = 8;
 /// Peers whose shares are kept track of before those who hold nothing are looked for.
 const SHARES: usize = 64;
 
@@ -130,11 +132,19 @@ impl Inbox {
         }
     }
 
-    /// The next events, at most so many. Returns when the next after these came.
-    pub(crate) fn take(&self, most: usize, into: &mut Vec<Event>) -> Option<Time> {
+    /// The next events: a few, or one large one. Returns when the next after these came.
+    pub(crate) fn take(&self, into: &mut Vec<Event>) -> Option<Time> {
         let mut events = self.events();
-        let most = most.min(events.len());
-        into.extend(events.drain(..most).map(|(_, event)| event));
+        let mut weight = 0;
+        while weight < PIECE
+            && let Some((_, event)) = events.pop_front()
+        {
+            weight += match &event {
+                Event::Response { ops, .. } => ops.len().max(EVENT),
+                Event::Overflow { .. } | Event::Disconnected { .. } => EVENT,
+            };
+            into.push(event);
+        }
         events.front().map(|(at, _)| *at)
     }
 
@@ -185,7 +195,7 @@ mod tests {
         assert_eq!(all + 3, 15);
         assert!(inbox.held() <= 40_000);
         let mut events = Vec::new();
-        inbox.take(usize::MAX, &mut events);
+        while inbox.take(&mut events).is_some() {}
         events.clear();
         assert_eq!((inbox.held(), take(1)), (0, 3));
         assert!(!inbox.may_have(1_000_000));
@@ -200,7 +210,7 @@ mod tests {
                 data: vec![2].into(),
             };
             assert!(inbox.response(Time::ZERO, &url(n), vec![op], 40));
-            inbox.take(usize::MAX, &mut Vec::new());
+            inbox.take(&mut Vec::new());
         }
         assert!(inbox.shares.lock().unwrap().len() <= SHARES);
     }

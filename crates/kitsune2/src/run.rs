@@ -16,8 +16,6 @@ use kitsune2_api::{
 use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio::task::JoinSet;
 
-/// Events taken under one lock.
-const EVENTS_MAX: usize = 8;
 /// Calls to the op store for the ops of one that failed.
 const CALLS_MAX: usize = 64;
 /// The longest that the peer's standing may take to be looked up.
@@ -67,7 +65,7 @@ impl Runner {
         let mut work = JoinSet::new();
         let (mut events, mut done, mut storing) = (Vec::new(), None, 0);
         loop {
-            let left = shared.inbox.take(EVENTS_MAX, &mut events);
+            let left = shared.inbox.take(&mut events);
             let busy = !events.is_empty() || done.is_some();
             let (next, drained, left) = {
                 let _turn = shared.turn().await;
