@@ -32,6 +32,8 @@ pub(crate) struct Pair {
     /// When the latest request was decided on, and when it was out.
     pub(crate) decided: u64,
     pub(crate) out: Option<u64>,
+    /// When a call last had to do with it.
+    touched: u64,
 }
 
 /// A call to `request_ops`.
@@ -60,6 +62,8 @@ pub(crate) struct Run {
     pub(crate) asking: super::asks::Asking,
     pub(crate) storing: super::stores::Storing,
     pub(crate) serving: super::serving::Serving,
+    /// Peers of which the patience with an op that has ended since had come to its end.
+    spent: BTreeSet<usize>,
     /// Notifications that are waited for: since when.
     pub(crate) waiting: BTreeMap<u64, u64>,
 }
@@ -78,6 +82,7 @@ impl Run {
             asking: Default::default(),
             storing: Default::default(),
             serving: Default::default(),
+            spent: BTreeSet::new(),
             waiting: BTreeMap::new(),
         }
     }
@@ -114,12 +119,10 @@ impl Run {
     /// Whether patience may have ended: with this pair, or with its peer on account of another op.
     pub(crate) fn may_be_given_up(&self, pair: &Pair, peer: usize) -> bool {
         let most = u32::from(self.config.num_back_off_intervals) + 1;
-        let out = |pair: &Pair| pair.asks >= most;
-        out(pair)
-            || self
-                .pairs
-                .iter()
-                .any(|((_, of), pair)| *of == peer && out(pair))
+        let mut of_peer = self.pairs.iter().filter(|((_, of), _)| *of == peer);
+        pair.asks >= most
+            || self.spent.contains(&peer)
+            || of_peer.any(|(_, pair)| pair.asks >= most)
     }
 
     // ---- offers ----
@@ -141,6 +144,7 @@ impl Run {
             self.tell(now, op);
             let pair = self.pairs.entry((op.clone(), peer)).or_default();
             pair.offering.insert(id);
+            pair.touched = now;
             pair.metadata
                 .extend(metadata.clone().map(|bytes| (id, bytes)));
         }
@@ -148,7 +152,7 @@ impl Run {
     }
 
     /// The store has said which of the ops of a call it does not hold.
-    pub(crate) fn looked_up(&mut self, id: u64, missing: &BTreeSet<Bytes>) {
+    pub(crate) fn looked_up(&mut self, now: u64, id: u64, missing: &BTreeSet<Bytes>) {
         let Some(call) = self.calls.get_mut(&id) else {
             return;
         };
@@ -158,6 +162,7 @@ impl Run {
             let Some(pair) = self.pairs.get_mut(&(op.clone(), call.peer)) else {
                 continue;
             };
+            pair.touched = now;
             if missing.contains(op) {
                 if !came(op) {
                     pair.passed = true;
@@ -182,6 +187,7 @@ impl Run {
                 continue;
             };
             pair.offering.remove(&id);
+            pair.touched = now;
             if pair.passed {
                 pair.gone = None;
             }
@@ -211,10 +217,16 @@ impl Run {
         for call in self.calls.values_mut() {
             call.wanted.remove(id);
         }
-        for (_, pair) in self.of_op_mut(id) {
+        let most = u32::from(self.config.num_back_off_intervals) + 1;
+        let mut spent = BTreeSet::new();
+        for (peer, pair) in self.of_op_mut(id) {
+            if pair.asks >= most {
+                spent.insert(peer);
+            }
             pair.passed = false;
             pair.end(now, "stored");
         }
+        self.spent.append(&mut spent);
     }
 
     /// Nothing more is wanted of a peer.
@@ -260,8 +272,9 @@ impl Run {
             if there && pair.gone.is_none() {
                 pair.sure.get_or_insert(now);
             }
-            there || !pair.offering.is_empty() || pair.gone.is_some() || pair.sure == Some(now)
+            there || !pair.offering.is_empty() || pair.gone.is_some() || pair.touched == now
         });
+        self.spent.clear();
         wrong
     }
 }

@@ -211,9 +211,9 @@ impl Port {
         }
         if let (Some(run), Ok(call)) = (self.run, CALL.try_with(|call| *call)) {
             let set = missing.iter().cloned().collect();
-            self.shared.with(|sim, _| {
+            self.shared.with(|sim, now| {
                 if let Some(account) = sim.live(Some(run)) {
-                    account.looked_up(call, &set);
+                    account.looked_up(now, call, &set);
                 }
             });
         }

@@ -2,7 +2,7 @@
 //! reported once when it is taken.
 
 use super::{
-    account::{Key, Run},
+    account::{Key, Pair, Run},
     state::Sim,
 };
 use bytes::Bytes;
@@ -33,6 +33,8 @@ pub(crate) struct Storing {
 struct Came {
     from: BTreeMap<usize, u64>,
     left: u32,
+    /// So many of these from peers that offered it then.
+    welcome: u32,
 }
 
 impl Storing {
@@ -105,7 +107,9 @@ impl Sim {
             account.asking.closed(peer, id);
             let sure = account.surely(now, id, peer);
             let pair = account.pairs.get(&(id.clone(), peer));
-            unsolicited |= pair.is_none();
+            let offers = |pair: &Pair| pair.passed || pair.gone.is_none_or(|(at, _)| at >= now);
+            let welcome = pair.is_some_and(offers);
+            unsolicited |= !welcome;
             late |= pair.is_some_and(|pair| {
                 let wait = u64::from(account.config.answer_timeout_ms);
                 pair.out.is_some_and(|out| out + wait < now)
@@ -115,6 +119,7 @@ impl Sim {
             let came = storing.came.entry((id.clone(), data.clone())).or_default();
             came.from.insert(peer, now);
             came.left += 1;
+            came.welcome += u32::from(welcome);
             if sure && !storing.lately.contains(id) {
                 storing.owed.entry(id.clone()).or_insert(now);
             }
@@ -148,15 +153,11 @@ impl Sim {
             };
             came.left -= 1;
             let from = came.from.clone();
-            let offers = |peer: &usize| {
-                let pair = account.pairs.get(&(id.clone(), *peer));
-                pair.is_some_and(|pair| {
-                    pair.gone.is_none_or(|(at, _)| at >= from[peer]) || pair.passed
-                })
-            };
-            if !account.config.accept_unsolicited && !from.keys().any(offers) {
-                wrong.push(("unsolicited", id.clone(), "nobody who sent it offers it"));
+            if !account.config.accept_unsolicited && came.welcome == 0 {
+                let why = "nobody who sent it offered it then";
+                wrong.push(("unsolicited", id.clone(), why));
             }
+            came.welcome = came.welcome.saturating_sub(1);
             let (may, must) = account.metadata(&id, &from);
             let fits = match &must {
                 Some(must) => op.metadata.as_ref() == Some(must),
@@ -224,7 +225,9 @@ impl Sim {
             // Ops that fail together may be tried one by one.
             if taken.is_none() && !alone {
                 let came = account.storing.came.get_mut(&(id, op.op_data));
-                came.into_iter().for_each(|came| came.left += 1);
+                if let Some(came) = came {
+                    (came.left, came.welcome) = (came.left + 1, came.welcome + 1);
+                }
             }
         }
         if refused {
