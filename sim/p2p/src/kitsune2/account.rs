@@ -95,6 +95,15 @@ impl Run {
         }
     }
 
+    /// There is news of a peer.
+    pub(crate) fn tell_of(&mut self, now: u64, peer: usize) {
+        let of_peer = self.pairs.keys().filter(|(_, of)| *of == peer);
+        let ids: BTreeSet<Bytes> = of_peer.map(|(id, _)| id.clone()).collect();
+        for id in ids {
+            self.tell(now, &id);
+        }
+    }
+
     pub(crate) fn of_op(&self, id: &Bytes) -> impl Iterator<Item = (usize, &Pair)> {
         let range = (id.clone(), 0)..=(id.clone(), usize::MAX);
         self.pairs

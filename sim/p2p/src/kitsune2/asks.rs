@@ -16,6 +16,8 @@ pub(crate) struct Asking {
     sending: BTreeMap<usize, Vec<Bytes>>,
     /// What was asked of whom, when it was out, and not ended since in any way that is seen.
     open: BTreeMap<(usize, Bytes), u64>,
+    /// Peers that did not do what they were asked, and have brought nothing good since.
+    at_fault: BTreeSet<usize>,
 }
 
 impl Asking {
@@ -26,6 +28,25 @@ impl Asking {
 
     pub(crate) fn closed_all(&mut self, peer: usize) {
         self.open.retain(|(of, _), _| *of != peer);
+        self.at_fault.insert(peer);
+    }
+
+    /// Whether a peer let a request pass, or lied, or could not be sent to, since it last did well.
+    pub(crate) fn is_at_fault(&mut self, now: u64, peer: usize, timeout: u32) -> bool {
+        let passed = |out: &u64| out + u64::from(timeout) <= now;
+        let mut open = self.open.iter();
+        if open.any(|((of, _), out)| *of == peer && passed(out)) {
+            self.at_fault.insert(peer);
+        }
+        self.at_fault.contains(&peer)
+    }
+
+    pub(crate) fn lied(&mut self, peer: usize) {
+        self.at_fault.insert(peer);
+    }
+
+    pub(crate) fn did_well(&mut self, peer: usize) {
+        self.at_fault.remove(&peer);
     }
 
     pub(crate) fn arrived(&mut self, id: &Bytes) {
@@ -231,15 +252,7 @@ impl Sim {
             return;
         };
         account.asking.closed_all(peer);
-        let ids: BTreeSet<Bytes> = account
-            .pairs
-            .keys()
-            .filter(|(_, of)| *of == peer)
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in ids {
-            account.tell(now, &id);
-        }
+        account.tell_of(now, peer);
         self.coverage.hit("disconnected");
     }
 }

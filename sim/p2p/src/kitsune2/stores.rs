@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What is known of answers.
 #[derive(Debug, Default)]
 pub(crate) struct Storing {
-    /// Who sent an op with this data, when last, and how often more than it was handed to the store.
+    /// Who sent an op with this data, and how often more than it was handed to the store.
     came: BTreeMap<(Bytes, Bytes), Came>,
     /// When an op last came from a peer, whatever its data.
     latest: BTreeMap<Key, u64>,
@@ -31,7 +31,9 @@ pub(crate) struct Storing {
 
 #[derive(Debug, Default)]
 struct Came {
-    from: BTreeMap<usize, u64>,
+    from: BTreeSet<usize>,
+    /// Who sent those that are left: since when.
+    since: BTreeMap<usize, u64>,
     left: u32,
     /// So many of these from peers that offered it then.
     welcome: u32,
@@ -99,6 +101,11 @@ impl Sim {
         if before.held_bytes == 0 {
             account.storing.lately.clear();
         }
+        // Who was silent and is there again is asked again.
+        let timeout = account.config.answer_timeout_ms;
+        if account.asking.is_at_fault(now, peer, timeout) {
+            account.tell_of(now, peer);
+        }
         let (mut late, mut unsolicited) = (false, false);
         for (id, data) in ops {
             if dropped {
@@ -117,7 +124,11 @@ impl Sim {
             let storing = &mut account.storing;
             storing.latest.insert((id.clone(), peer), now);
             let came = storing.came.entry((id.clone(), data.clone())).or_default();
-            came.from.insert(peer, now);
+            came.from.insert(peer);
+            if came.left == 0 {
+                came.since.clear();
+            }
+            came.since.entry(peer).or_insert(now);
             came.left += 1;
             came.welcome += u32::from(welcome);
             if sure && !storing.lately.contains(id) {
@@ -152,7 +163,7 @@ impl Sim {
                 continue;
             };
             came.left -= 1;
-            let from = came.from.clone();
+            let from = came.since.clone();
             if !account.config.accept_unsolicited && came.welcome == 0 {
                 let why = "nobody who sent it offered it then";
                 wrong.push(("unsolicited", id.clone(), why));
@@ -221,7 +232,12 @@ impl Sim {
                 continue;
             }
             account.tell(now, &id);
-            refused |= taken.is_some();
+            if taken.is_some() {
+                refused = true;
+                let came = account.storing.came.get(&(id.clone(), op.op_data.clone()));
+                let from = came.map(|came| came.from.clone()).unwrap_or_default();
+                from.into_iter().for_each(|peer| account.asking.lied(peer));
+            }
             // Ops that fail together may be tried one by one.
             if taken.is_none() && !alone {
                 let came = account.storing.came.get_mut(&(id, op.op_data));
@@ -248,9 +264,16 @@ impl Sim {
         let expected = expected.filter(|n| **n > 0).map(|n| *n -= 1).is_some();
         let came = account.storing.came.iter();
         let by = |((of, data), came): (&(Bytes, Bytes), &Came)| {
-            of == id && data.len() as u64 == size && came.from.contains_key(&peer)
+            of == id && data.len() as u64 == size && came.from.contains(&peer)
         };
         let by_peer = came.map(|entry| by(entry)).any(|by| by);
+        if account
+            .asking
+            .is_at_fault(now, peer, account.config.answer_timeout_ms)
+        {
+            account.tell_of(now, peer);
+        }
+        account.asking.did_well(peer);
         account.arrived(now, id);
         account.asking.arrived(id);
         if !expected || !by_peer {
