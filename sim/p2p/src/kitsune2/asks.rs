@@ -168,12 +168,16 @@ impl Sim {
         if open > config.max_ops_in_flight_per_peer as usize {
             wrong.push(("bounded", format!("{open} ops are in flight")));
         }
+        // A request that is given up is not waited for.
+        let waits = |id: &Bytes, of: usize| {
+            let pair = account.pairs.get(&(id.clone(), of));
+            pair.is_some_and(|pair| !account.may_be_given_up(pair, of))
+        };
         let others = |id: &Bytes| {
-            account
-                .asking
-                .open
-                .iter()
-                .any(|((of, other), out)| *of != peer && other == id && recent(*out))
+            let mut open = account.asking.open.iter();
+            open.any(|((of, other), out)| {
+                *of != peer && other == id && recent(*out) && waits(id, *of)
+            })
         };
         let races = ids.iter().any(others);
         if races && config.hedge_ms == 0 {

@@ -222,6 +222,7 @@ impl Port {
 
     async fn unresponsive(&self, peer: usize) -> K2Result<Option<Timestamp>> {
         let (wait, fails, unresponsive) = self.shared.with(|sim, now| {
+            sim.line(now, "me", format_args!("{}>{peer} looks", self.node));
             if let Some(account) = sim.live(self.run) {
                 account.asking.looked.insert(peer, now);
             }
