@@ -299,7 +299,10 @@ impl State {
             .filter(|(_, b)| b.peer == peer && b.sent.is_some());
         let lost: Vec<u32> = lost.map(|(batch, _)| batch as u32).collect();
         for batch in lost {
-            self.unanswered(now, batch, true);
+            // One that is unanswered may be one too many, and end all that its peer was asked.
+            if self.batches.contains(batch as usize) {
+                self.unanswered(now, batch, true);
+            }
         }
         self.drive(now);
     }

@@ -194,6 +194,25 @@ async fn a_connection_that_ends_is_not_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connection_that_ends_with_the_last_of_patience_is_survived() {
+    let config = GannetFetchConfig {
+        max_ops_per_request: 1,
+        num_back_off_intervals: 0,
+        ..GannetFetchConfig::default()
+    };
+    let node = Node::with(config, None).await;
+    let (held, ids) = ops(5);
+    answering(&node, &[(url(2), &held)]);
+    node.request(&ids, &url(1)).await;
+    until("all are asked", async || node.wire.requests() == 5).await;
+    // The first that is in vain is one too many, and takes the peer's other requests with it.
+    node.wire.handler().peer_disconnect(url(1), None);
+    drained_within(&node, 1).await;
+    node.request(&ids, &url(2)).await;
+    until("they are here", async || node.stats().ops_stored == 5).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_second_peer_is_asked_early_where_the_host_says_so() {
     let config = GannetFetchConfig {
         hedge_ms: 300,

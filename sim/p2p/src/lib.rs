@@ -3,12 +3,13 @@
 //!
 //! A [`subject`] is one adapter in a world drawn from a seed. It brings its own world, network and oracle,
 //! for hosts differ in all of them; seeds, traces, planted bugs and the command line are shared. There
-//! is one so far, [`commonware`]; another is one more module and a line in [`SUBJECTS`].
+//! are two, [`commonware`] and [`kitsune2`]; another is one more module and a line in [`SUBJECTS`].
 //!
-//! Not a part of `gannet-sim`, which stays light: this one needs commonware.
+//! Not a part of `gannet-sim`, which stays light: this one needs commonware and Kitsune2.
 
 pub mod commonware;
+pub mod kitsune2;
 pub mod subject;
 
 /// Every adapter that can be simulated.
-pub const SUBJECTS: &[&subject::Subject] = &[&commonware::SUBJECT];
+pub const SUBJECTS: &[&subject::Subject] = &[&commonware::SUBJECT, &kitsune2::SUBJECT];
