@@ -258,7 +258,8 @@ impl<K: Key> Engine<K> {
             let fetch = self.attempts[attempt].fetch;
             // Under a resuming plan its bytes are part of the body, or were dropped as they came.
             if matches!(end, End::Complete { .. }) && !self.fetches[fetch].plan.resume {
-                self.emit(Output::Discard { attempt: id });
+                let (fetch, attempt) = (self.fetch_id(fetch), id);
+                self.emit(Output::Discard { fetch, attempt });
             }
             self.remove_attempt(attempt, false);
             return self.round_over_or_gone(fetch);
