@@ -10,7 +10,7 @@ mod scene;
 
 use scene::{Kind, Scene};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
-use std::alloc::System;
+use std::{alloc::System, time::Duration};
 
 /// Counts what an engine holds.
 #[global_allocator]
@@ -24,6 +24,22 @@ fn least(scene: &Scene, kind: Kind, repeats: usize) -> f64 {
 }
 
 fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [profile, kind, keys, peers, times] = &args[..]
+        && profile == "profile"
+    {
+        let kind = match kind.as_str() {
+            "null" => Kind::Null,
+            "stock" => Kind::Stock,
+            _ => Kind::Ours,
+        };
+        let number = |arg: &String| arg.parse().expect("a number");
+        let scene = scene::plain(number(keys), number(peers));
+        for _ in 0..number(times) {
+            scene.cost(kind, Duration::default);
+        }
+        return;
+    }
     let quick = std::env::args().any(|arg| arg == "--quick");
     let repeats = if quick { 1 } else { 3 };
     println!("CPU microseconds a key, the harness taken off:");

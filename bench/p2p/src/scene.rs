@@ -40,13 +40,17 @@ pub(crate) struct Scene {
     quota: Option<u32>,
 }
 
-pub(crate) fn all(quick: bool) -> Vec<Scene> {
-    let plain = |keys, peers| Scene {
+/// Keys that all peers have.
+pub(crate) const fn plain(keys: u64, peers: u64) -> Scene {
+    Scene {
         keys,
         peers,
         stuck: 0,
         quota: None,
-    };
+    }
+}
+
+pub(crate) fn all(quick: bool) -> Vec<Scene> {
     let stuck = |stuck| Scene {
         stuck,
         ..plain(if quick { 200 } else { 10_000 }, 10)
@@ -160,15 +164,20 @@ impl Scene {
     }
 
     pub(crate) fn cpu_us_a_key(&self, kind: Kind) -> f64 {
+        self.cost(kind, cpu).as_secs_f64() * 1e6 / self.keys as f64
+    }
+
+    /// What the clock says that it takes to have all keys.
+    pub(crate) fn cost(&self, kind: Kind, clock: fn() -> Duration) -> Duration {
         let peers = peers(self.peers);
-        let took = deterministic::Runner::default().start(|context| async move {
+        deterministic::Runner::default().start(|context| async move {
             let (sender, mut delivered) = mpsc::unbounded_channel();
             let consumer = Count(sender);
             let network = self.network(&context);
             let keys: Vec<u64> = (0..self.keys).collect();
             let begun = match kind {
                 Kind::Null => {
-                    let begun = cpu();
+                    let begun = clock();
                     null::run(context.child("null"), network, peers, keys, consumer).await;
                     begun
                 }
@@ -176,7 +185,7 @@ impl Scene {
                     let mut mailbox =
                         start!(stock::Engine<_, _, _, _, _, _, _>, context, &peers, consumer, network);
                     context.sleep(Duration::from_millis(10)).await;
-                    let begun = cpu();
+                    let begun = clock();
                     fetch!(self, context, mailbox, keys);
                     for _ in 0..self.keys {
                         delivered.recv().await.expect("the engine runs");
@@ -192,7 +201,7 @@ impl Scene {
                         network
                     );
                     context.sleep(Duration::from_millis(10)).await;
-                    let begun = cpu();
+                    let begun = clock();
                     fetch!(self, context, mailbox, keys);
                     for _ in 0..self.keys {
                         delivered.recv().await.expect("the engine runs");
@@ -200,9 +209,8 @@ impl Scene {
                     begun
                 }
             };
-            cpu().saturating_sub(begun)
-        });
-        took.as_secs_f64() * 1e6 / self.keys as f64
+            clock().saturating_sub(begun)
+        })
     }
 }
 

@@ -4,6 +4,7 @@
 //! forgotten, and comes back, if it does, as a new one.
 
 use crate::machine::{GroupId, Input, SourceId};
+use commonware_runtime::telemetry::metrics::raw::Gauge;
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Ourselves, where the configuration says who we are.
@@ -20,6 +21,8 @@ struct Peer<P> {
     blocked: bool,
     /// Fetches that name it as a target.
     named: u32,
+    /// Where its performance is shown, once it is.
+    gauge: Option<Gauge>,
 }
 
 /// The peers known.
@@ -57,6 +60,7 @@ impl<P: Clone + Ord> Roster<P> {
             latest: false,
             blocked: false,
             named: 0,
+            gauge: None,
         };
         self.peers.insert(source, peer);
         source
@@ -65,6 +69,12 @@ impl<P: Clone + Ord> Roster<P> {
     /// The peer with this number.
     pub(crate) fn peer(&self, source: SourceId) -> Option<&Arc<P>> {
         Some(&self.peers.get(&source)?.key)
+    }
+
+    /// The peer with this number, and where its performance is shown.
+    pub(crate) fn gauge(&mut self, source: SourceId) -> Option<(&P, &mut Option<Gauge>)> {
+        let peer = self.peers.get_mut(&source)?;
+        Some((&peer.key, &mut peer.gauge))
     }
 
     /// One more fetch names this peer.
