@@ -452,6 +452,9 @@ impl<K: Key> Engine<K> {
         let Some(race) = &self.fetches[fetch].race else {
             return;
         };
+        if race.attempts.is_empty() {
+            return;
+        }
         for attempt in race.attempts.clone() {
             let id = self.attempt_id(attempt);
             let a = &mut self.attempts[attempt];
