@@ -1,6 +1,7 @@
 //! What is held for one key: who waits, what was brought, and who may be asked.
 
 use crate::{
+    few::Few,
     judge::Answer,
     machine::{AttemptId, SourceId, Time, WaiterId},
 };
@@ -22,7 +23,7 @@ pub(crate) struct Held<S, P> {
 #[derive(Debug)]
 pub(crate) struct More<P> {
     /// Answers that are still held, but for the one that is out for judgement.
-    pub(crate) brought: Vec<(AttemptId, Answer<P>)>,
+    pub(crate) brought: Few<(AttemptId, Answer<P>)>,
     /// Dropped, it cancels the delivery under way.
     pub(crate) delivery: Option<oneshot::Sender<()>>,
 }
@@ -77,7 +78,7 @@ impl<S, P> Held<S, P> {
     pub(crate) fn more(&mut self) -> &mut More<P> {
         self.more.get_or_insert_with(|| {
             Box::new(More {
-                brought: Vec::new(),
+                brought: Few::new(),
                 delivery: None,
             })
         })
@@ -86,8 +87,8 @@ impl<S, P> Held<S, P> {
     /// What an attempt has brought, not to be held any more.
     pub(crate) fn take_answer(&mut self, attempt: AttemptId) -> Option<Answer<P>> {
         let brought = &mut self.more.as_mut()?.brought;
-        let at = brought.iter().rposition(|(id, _)| *id == attempt)?;
-        Some(brought.remove(at).1)
+        let (_, answer) = brought.take(|(id, _)| *id == attempt)?;
+        Some(answer)
     }
 }
 

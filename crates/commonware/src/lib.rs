@@ -42,6 +42,7 @@ mod actor;
 mod answer;
 mod config;
 mod drive;
+mod few;
 mod judge;
 mod key;
 mod mailbox;
