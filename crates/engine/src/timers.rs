@@ -116,9 +116,11 @@ impl Timers {
             let (at, who) = Who::unpack(*entry);
             counts(at, who)
         });
-        // Who was armed twice for the same time is here twice.
-        all.sort_unstable();
-        all.dedup();
+        if all.len() > self.armed {
+            // Who was armed twice for the same time is here twice.
+            all.sort_unstable();
+            all.dedup();
+        }
         all.shrink_to(2 * all.len() + STALE);
         self.heap = all.into();
     }
@@ -145,7 +147,7 @@ impl<K: Key> Engine<K> {
     /// Takes timers off the top that do not count; after this the first one does.
     pub(crate) fn tidy_timers(&mut self) {
         while self.timers.has_stale() {
-            if self.timers.heap.len() > self.timers.armed + self.timers.armed / 2 + STALE {
+            if self.timers.heap.len() > 2 * self.timers.armed + STALE {
                 // Lent, for what counts is in the engine.
                 let mut timers = std::mem::take(&mut self.timers);
                 timers.sweep(|at, who| self.is_armed(at, who));
