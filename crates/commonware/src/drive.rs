@@ -247,14 +247,15 @@ where
     }
 
     fn abort(&mut self, at: Moment, attempt: AttemptId) {
-        // At most one for each peer waits there.
-        self.starts.retain(|start| start.attempt != attempt);
-        if let Some(request) = self.requests.given_up(attempt)
-            && at.now.since(request.began) >= self.plan.total_timeout
-        {
-            trace!(peer = ?request.peer, "no answer in time");
-            self.metrics.fetch.inc(Status::Failure);
-            self.note_performance(request.source);
+        match self.requests.given_up(attempt) {
+            Some(request) if at.now.since(request.began) >= self.plan.total_timeout => {
+                trace!(peer = ?request.peer, "no answer in time");
+                self.metrics.fetch.inc(Status::Failure);
+                self.note_performance(request.source);
+            }
+            Some(_) => {}
+            // Not sent yet: of those there is at most one for each peer.
+            None => self.starts.retain(|start| start.attempt != attempt),
         }
         let end = End::Aborted;
         self.machine

@@ -1,14 +1,14 @@
-//! A table by the engine's ids.
+//! A table by ids whose places are used again.
 //!
-//! The engine numbers what it has in flight densely and uses the places again, so a table is an
-//! array: no hashing, no order to keep, and walks go by place, the same on every run. In pages, so
-//! that growth copies nothing.
+//! The engine numbers what it has in flight densely, and we the peers, so a table is an array: no
+//! hashing, no order to keep, and walks go by place, the same on every run. In pages, so that growth
+//! copies nothing.
 
-use crate::machine::{AttemptId, FetchId};
+use crate::machine::{AttemptId, FetchId, SourceId};
 
-const PAGE: usize = 1024;
+const PAGE: usize = 128;
 
-/// An id whose place in a table the engine has chosen.
+/// An id that says its place in a table.
 pub(crate) trait Slotted: Copy + Eq {
     fn slot(self) -> usize;
 }
@@ -22,6 +22,12 @@ impl Slotted for FetchId {
 impl Slotted for AttemptId {
     fn slot(self) -> usize {
         self.slot()
+    }
+}
+
+impl Slotted for SourceId {
+    fn slot(self) -> usize {
+        self.0 as u32 as usize
     }
 }
 
@@ -69,12 +75,14 @@ impl<I: Slotted, T> Slots<I, T> {
     pub(crate) fn insert(&mut self, id: I, value: T) -> Option<T> {
         let slot = id.slot();
         while self.pages.len() <= slot / PAGE {
-            // A small table stays small: only further pages are allocated whole.
-            let room = if self.pages.is_empty() { 0 } else { PAGE };
-            self.pages.push(Vec::with_capacity(room));
+            self.pages.push(Vec::new());
         }
         let page = &mut self.pages[slot / PAGE];
         if page.len() <= slot % PAGE {
+            // A small table stays small: only further pages are allocated whole.
+            if slot >= PAGE {
+                page.reserve_exact(PAGE - page.len());
+            }
             page.resize_with(slot % PAGE + 1, || None);
         }
         let old = page[slot % PAGE].replace((id, value));
