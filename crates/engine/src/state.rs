@@ -4,7 +4,6 @@
 
 use crate::{
     gate::Gate,
-    hash::Tag,
     health::SourceHealth,
     id::{AttemptId, FetchId, GroupId, SourceId, Time, WaiterId},
     input::CommitFault,
@@ -106,8 +105,6 @@ impl Waits {
 #[derive(Debug)]
 pub(crate) struct Fetch<K> {
     pub(crate) key: K,
-    /// Where it is found by its key.
-    pub(crate) tag: Tag,
     pub(crate) plan: Arc<Plan>,
     pub(crate) state: State,
     /// Found by its key.

@@ -83,7 +83,6 @@ impl<K: Key> Engine<K> {
         let question = self.is_small(plan.body_bytes_max);
         let fetch = self.fetches.insert(Fetch {
             key: key.clone(),
-            tag,
             state: State::Selecting,
             listed: true,
             commit: plan.commit,
@@ -494,6 +493,6 @@ impl<K: Key> Engine<K> {
         self.untarget_all(fetch);
         let f = &mut self.fetches[fetch];
         f.listed = false;
-        self.by_key.remove(f.tag, fetch);
+        self.by_key.remove(self.by_key.tag(&f.key), fetch);
     }
 }
