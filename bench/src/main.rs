@@ -18,6 +18,9 @@ use clap::{Parser, ValueEnum};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use std::{alloc::System, process::ExitCode};
 
+/// Where the tables are kept.
+const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/RESULTS.md");
+
 /// Counts what the engine holds.
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -99,6 +102,12 @@ fn main() -> ExitCode {
         case: args.case,
         gannet: args.gannet,
     };
+    let how = format!(
+        "{}, {}. Runs of each: {}, in turns; the median counts.",
+        peers::version("nginx", "-v"),
+        peers::version("varnishd", "-V"),
+        run.repeats
+    );
     let mut right = true;
     for name in names {
         let section = match name {
@@ -111,7 +120,7 @@ fn main() -> ExitCode {
             Name::All => continue,
         };
         // A part of a section does not take the place of the whole.
-        right &= section.finish(args.quick || run.case.is_some(), run.repeats);
+        right &= section.finish(args.quick || run.case.is_some(), &how);
     }
     if right {
         ExitCode::SUCCESS

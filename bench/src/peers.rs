@@ -196,3 +196,18 @@ fn binary() -> PathBuf {
         })
         .clone()
 }
+
+/// A program, and which version of it.
+pub(crate) fn version(program: &str, flag: &str) -> String {
+    let output = std::process::Command::new(gannet_testkit::process::program(program))
+        .arg(flag)
+        .output();
+    let output = output
+        .map(|output| [output.stdout, output.stderr].concat())
+        .unwrap_or_default();
+    let text = String::from_utf8_lossy(&output).into_owned();
+    let digits = |word: &&str| word.chars().any(|c| c.is_ascii_digit());
+    let word = text.split_whitespace().find(digits).unwrap_or_default();
+    let version = word.rsplit(['/', '-', '(']).next().unwrap_or(word);
+    format!("{program} {version}")
+}

@@ -1,9 +1,7 @@
 //! Tables for people, and the file that keeps them.
 
+use crate::RESULTS;
 use std::{fmt::Write, path::Path};
-
-/// Where the tables are kept.
-const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/RESULTS.md");
 
 /// What one benchmark has to say.
 #[derive(Debug, Default)]
@@ -84,7 +82,8 @@ impl Section {
     }
 
     /// Prints it, keeps it in RESULTS.md unless it was a quick run, and says whether all was right.
-    pub(crate) fn finish(mut self, quick: bool, repeats: usize) -> bool {
+    /// `how` says what ran beside ours and how it was measured.
+    pub(crate) fn finish(mut self, quick: bool, how: &str) -> bool {
         if !self.targets.is_empty() {
             let mut rows = vec![
                 ["target", "at most", "measured", ""]
@@ -111,24 +110,24 @@ impl Section {
         } else {
             format!("WRONG: {}", self.wrong.join("; "))
         };
-        if self.name != "engine" && self.name != "index" {
+        if !["engine", "index", "p2p commonware"].contains(&self.name) {
             let _ = write!(self.text, "\n{verdict}\n");
         }
         println!("## {}\n\n{}", self.name, self.text);
         if quick {
             println!("(a quick run or a part: not kept)");
         } else {
-            keep(self.name, &self.text, repeats);
+            keep(self.name, &self.text, how);
         }
         self.wrong.is_empty()
     }
 }
 
 /// Puts a section in the place of its predecessor.
-fn keep(name: &str, text: &str, repeats: usize) {
+fn keep(name: &str, text: &str, how: &str) {
     let (begin, end) = (format!("<!-- {name} -->"), format!("<!-- /{name} -->"));
     let section = format!(
-        "{begin}\n## {name}\n\n{} Runs of each: {repeats}, in turns; the median counts.\n\n{text}{end}\n",
+        "{begin}\n## {name}\n\n{}; {how}\n\n{text}{end}\n",
         machine()
     );
     let old = std::fs::read_to_string(RESULTS).unwrap_or_else(|_| HEAD.into());
@@ -146,9 +145,10 @@ fn keep(name: &str, text: &str, repeats: usize) {
 
 const HEAD: &str = "# Results\n\n\
 Each section is written by `cargo run --release -p gannet-bench -- NAME`, peers measured in the same run, on the same\n\
-machine, in turns. Numbers of different sections may come from different moments of a shared machine.\n";
+machine, in turns; \"p2p\" ones by `cargo run --release -p gannet-bench-p2p -- NAME`. Numbers of different sections may\n\
+come from different moments of a shared machine.\n";
 
-/// Cores, processor, kernel, versions.
+/// Cores, processor, kernel.
 fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
@@ -160,25 +160,9 @@ fn machine() -> String {
     let load = read("/proc/loadavg");
     let load = load.split(' ').next().unwrap_or_default();
     format!(
-        "{cores} cores ({model}), Linux {}, load before {load}; {}, {}.",
+        "{cores} cores ({model}), Linux {}, load before {load}",
         read("/proc/sys/kernel/osrelease").trim(),
-        version("nginx", "-v"),
-        version("varnishd", "-V"),
     )
-}
-
-fn version(program: &str, flag: &str) -> String {
-    let output = std::process::Command::new(gannet_testkit::process::program(program))
-        .arg(flag)
-        .output();
-    let output = output
-        .map(|output| [output.stdout, output.stderr].concat())
-        .unwrap_or_default();
-    let text = String::from_utf8_lossy(&output).into_owned();
-    let digits = |word: &&str| word.chars().any(|c| c.is_ascii_digit());
-    let word = text.split_whitespace().find(digits).unwrap_or_default();
-    let version = word.rsplit(['/', '-', '(']).next().unwrap_or(word);
-    format!("{program} {version}")
 }
 
 /// Three significant digits or so.

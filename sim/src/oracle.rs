@@ -36,7 +36,7 @@ impl Ledger {
                 waiters,
             } => self.check_judge(*judgement, *fetch, contributors, waiters),
             Output::Commit { fetch } => self.check_commit(*fetch),
-            Output::Discard { attempt } => self.check_discard(*attempt),
+            Output::Discard { attempt, .. } => self.check_discard(*attempt),
             Output::Finish {
                 waiter,
                 fetch,

@@ -1,60 +1,70 @@
 //! The drop-ins for peer-to-peer hosts against the stock modules, in one run:
-//! `cargo run --release -p gannet-bench-p2p`. With `--quick` it only shows that it runs.
+//! `cargo run --release -p gannet-bench-p2p -- commonware`. With `--quick` it only shows that it
+//! runs; otherwise it puts what it measured into its section of `bench/RESULTS.md`.
 //!
-//! What is measured is the CPU of this process, per key, with the cost of the bench's own harness (a
-//! resolver that does nothing but ask and deliver) taken off both; and what a waiting key holds.
+//! For a profiler there is `profile KIND KEYS PEERS TIMES`, which runs one case of the plain path with
+//! one kind (`null`, `stock`, `ours`) and prints nothing.
 
-mod network;
-mod null;
-mod scene;
+mod commonware;
+#[path = "../../src/report.rs"]
+#[expect(
+    dead_code,
+    reason = "shared with the other benches, which use more of it"
+)]
+mod report;
 
-use scene::{Kind, Scene};
+use commonware::Kind;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
-use std::alloc::System;
+use std::{alloc::System, process::ExitCode, time::Duration};
+
+/// Where the tables are kept.
+const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../RESULTS.md");
 
 /// Counts what an engine holds.
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// The least of several runs: what disturbs a run only adds to it.
-fn least(scene: &Scene, kind: Kind, repeats: usize) -> f64 {
-    (0..repeats)
-        .map(|_| scene.cpu_us_a_key(kind))
-        .fold(f64::INFINITY, f64::min)
+/// Runs of each kind, and more of the short ones.
+const REPEATS: usize = 3;
+
+fn profile(args: &[String]) -> Option<()> {
+    let [kind, keys, peers, times] = args else {
+        return None;
+    };
+    let kind = match kind.as_str() {
+        "null" => Kind::Null,
+        "stock" => Kind::Stock,
+        "ours" => Kind::Ours,
+        _ => return None,
+    };
+    let scene = commonware::plain(keys.parse().ok()?, peers.parse().ok()?);
+    for _ in 0..times.parse().ok()? {
+        scene.cost(kind, Duration::default);
+    }
+    Some(())
 }
 
-fn main() {
-    let quick = std::env::args().any(|arg| arg == "--quick");
-    let repeats = if quick { 1 } else { 3 };
-    println!("CPU microseconds a key, the harness taken off:");
-    println!(
-        "{:<38} {:>9} {:>9} {:>9} {:>8}",
-        "", "harness", "stock", "gannet", "ratio"
-    );
-    let mut plain = f64::INFINITY;
-    let mut worst: f64 = 0.0;
-    for scene in scene::all(quick) {
-        let harness = least(&scene, Kind::Null, repeats);
-        let [stock, ours] = [Kind::Stock, Kind::Ours]
-            .map(|kind| (least(&scene, kind, repeats) - harness).max(0.01));
-        println!(
-            "{:<38} {harness:>9.2} {stock:>9.2} {ours:>9.2} {:>7.1}x",
-            scene.name(),
-            stock / ours
-        );
-        if scene.is_plain() {
-            plain = plain.min(ours);
-        } else {
-            worst = worst.max(ours);
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let quick = args.iter().any(|arg| arg == "--quick");
+    let repeats = if quick { 1 } else { REPEATS };
+    let right = match args.first().map(String::as_str) {
+        Some("profile") => profile(&args[1..]).is_some(),
+        // The only one so far, and so what is meant where nothing is said.
+        None | Some("commonware" | "--quick") => {
+            let how = format!(
+                "commonware-resolver 2026.10.0. Runs of each: {repeats} (of the short ones more), in \
+                turns; the least counts."
+            );
+            commonware::run(quick, repeats, ALLOCATOR).finish(quick, &how)
         }
+        Some(_) => false,
+    };
+    if right {
+        return ExitCode::SUCCESS;
     }
-    println!(
-        "ours, worst of the stuck and at-quota cases over the plain path: {:.1}x",
-        worst / plain
+    eprintln!(
+        "usage: gannet-bench-p2p [commonware] [--quick] | profile null|stock|ours KEYS PEERS TIMES"
     );
-    let keys = if quick { 2_000 } else { 100_000 };
-    for kind in [Kind::Stock, Kind::Ours] {
-        let bytes = scene::bytes_a_waiting_key(kind, keys, ALLOCATOR);
-        println!("bytes held by each of {keys} waiting keys, {kind:?}: {bytes:.0}");
-    }
+    ExitCode::FAILURE
 }

@@ -2,9 +2,10 @@
 
 use crate::{
     config::{Config, Tuning, plan},
-    drive::{Driver, Moment, Steady},
+    drive::Driver,
     mailbox::{Mailbox, Message as Told},
     metrics::Metrics,
+    moment::{Moment, Steady},
     serve::{Served, Serves},
     transport::{Message, Payload},
 };
@@ -21,9 +22,14 @@ use commonware_runtime::{
     telemetry::metrics::status::Status,
 };
 use commonware_utils::{Span, futures::OptionFuture};
+use futures_util::FutureExt as _;
 use rand_core::Rng;
 use std::{fmt, time::SystemTime};
 use tracing::{debug, error, trace, warn};
+
+/// Messages of peers taken in one turn of the loop, where so many are there; others come first after
+/// that.
+const MESSAGES: u32 = 64;
 
 /// Fetches for the application, and serves peers: the stock engine's place, with its construction.
 pub struct Engine<E, P, D, B, Key, Con, Pro>
@@ -114,12 +120,21 @@ where
         let mut peer_sets = self.peer_provider.subscribe().await;
         let mut last_set = None;
         let mut blocked_sets = Some(self.blocker.blocked());
+        let mut alarm = None;
         select_loop! {
             self.context,
             on_start => {
-                let at = self.moment();
                 self.driver.note_sizes(self.serves.len());
-                let timer = self.driver.sleep(at).map(|time| self.context.sleep(time));
+                // Set anew for an earlier time only: times move on with every answer, and to wake
+                // for nothing now and then is cheaper.
+                if let Some(time) = self.driver.alarm()
+                    && alarm.as_ref().is_none_or(|(set, _)| time < *set)
+                {
+                    let now = self.moment().now;
+                    let sleep = self.context.sleep(time.since(now));
+                    alarm = Some((time, Box::pin(sleep)));
+                }
+                let timer = alarm.as_mut().map(|(_, sleep)| sleep.as_mut());
                 let timer = OptionFuture::from(timer);
                 let blocked = blocked_sets.as_mut().map(|sets| sets.recv());
                 let blocked = OptionFuture::from(blocked);
@@ -147,7 +162,7 @@ where
                 // Who is blocked now stays so; fetching goes on.
                 None => blocked_sets = None,
             },
-            _ = timer => {},
+            _ = timer => alarm = None,
             // Outcomes before wants: a key that is done is wanted anew, not joined.
             judged = self.driver.judge.next() => {
                 let at = self.moment();
@@ -171,26 +186,30 @@ where
                 self.respond(served, &mut sender);
             },
             message = receiver.recv() => {
-                let (peer, message) = match message {
-                    Ok(message) => message,
-                    Err(err) => {
-                        error!(?err, "the network is gone");
-                        return;
+                let at = self.moment();
+                let mut next = Some(message);
+                let mut left = MESSAGES;
+                while let Some(message) = next {
+                    match message {
+                        Ok((peer, Ok(message))) => self.received(at, peer, message, &mut sender),
+                        Ok((peer, Err(err))) => {
+                            trace!(?err, ?peer, "malformed message");
+                            self.driver.metrics.malformed.inc();
+                        }
+                        Err(err) => {
+                            error!(?err, "the network is gone");
+                            return;
+                        }
                     }
-                };
-                match message {
-                    Ok(message) => self.received(peer, message, &mut sender),
-                    Err(err) => {
-                        trace!(?err, ?peer, "malformed message");
-                        self.driver.metrics.malformed.inc();
-                    }
+                    left -= 1;
+                    next = if left > 0 { receiver.recv().now_or_never() } else { None };
                 }
             },
             _ = more => {},
             on_end => {
                 let at = self.moment();
                 self.driver.time(at);
-                self.driver.drive(at, &mut sender);
+                self.driver.turn(at, &mut sender);
             },
         }
     }
@@ -199,11 +218,10 @@ where
         self.steady.at(self.context.current())
     }
 
-    fn received<NetS>(&mut self, peer: P, message: Message<Key>, sender: &mut NetS)
+    fn received<NetS>(&mut self, at: Moment, peer: P, message: Message<Key>, sender: &mut NetS)
     where
         NetS: Sender<PublicKey = P>,
     {
-        let at = self.moment();
         match message.payload {
             Payload::Request(key) => {
                 let refused = self.serves.requested(peer, message.id, key, at.wall);
@@ -220,7 +238,7 @@ where
     where
         NetS: Sender<PublicKey = P>,
     {
-        let metrics = &self.driver.metrics;
+        let metrics = &mut self.driver.metrics;
         let payload = match served.bytes {
             Some(bytes) => {
                 let took = self.context.current().duration_since(served.since);

@@ -1,50 +1,94 @@
 //! What is held for one key: who waits, what was brought, and who may be asked.
 
-use crate::machine::{AttemptId, SourceId, Time, WaiterId};
+use crate::{
+    few::Few,
+    judge::Answer,
+    machine::{AttemptId, SourceId, Time, WaiterId},
+};
 use commonware_utils::channel::oneshot;
 use std::collections::BTreeMap;
 use tracing::Span;
 
 /// One fetch, beside what the engine knows of it. Small, for there may be very many.
 #[derive(Debug)]
-pub(crate) struct Held<S> {
+pub(crate) struct Held<S, P> {
     pub(crate) subscribers: Subscribers<S>,
     pub(crate) since: Time,
-    /// What only some fetches have: targets, or an answer.
-    more: Option<Box<More>>,
+    pub(crate) targets: Named,
+    /// What only a fetch has that was answered.
+    more: Option<Box<More<P>>>,
 }
 
-#[derive(Debug, Default)]
-pub(crate) struct More {
-    /// The targets; any peer, where there is no list.
-    pub(crate) targets: Option<Vec<SourceId>>,
-    /// The attempts that brought an answer which is still held.
-    pub(crate) brought: Vec<AttemptId>,
+/// What was brought for a fetch.
+#[derive(Debug)]
+pub(crate) struct More<P> {
+    /// Answers that are still held, but for the one that is out for judgement.
+    pub(crate) brought: Few<(AttemptId, Answer<P>)>,
     /// Dropped, it cancels the delivery under way.
     pub(crate) delivery: Option<oneshot::Sender<()>>,
 }
 
-impl<S> Held<S> {
+/// The targets of a fetch.
+#[derive(Debug)]
+pub(crate) enum Named {
+    /// Any peer.
+    Anyone,
+    One(SourceId),
+    Many(Vec<SourceId>),
+}
+
+impl Named {
+    pub(crate) fn as_slice(&self) -> &[SourceId] {
+        match self {
+            Self::Anyone => &[],
+            Self::One(source) => std::slice::from_ref(source),
+            Self::Many(sources) => sources,
+        }
+    }
+
+    /// One more; from now on there is a restriction. Whether it was not there before.
+    pub(crate) fn add(&mut self, source: SourceId) -> bool {
+        if self.as_slice().contains(&source) {
+            return false;
+        }
+        match self {
+            Self::Anyone => *self = Self::One(source),
+            Self::One(one) => *self = Self::Many(vec![*one, source]),
+            Self::Many(sources) => sources.push(source),
+        }
+        true
+    }
+}
+
+impl<S, P> Held<S, P> {
     pub(crate) const fn new(since: Time) -> Self {
         Self {
             subscribers: Subscribers::None,
             since,
+            targets: Named::Anyone,
             more: None,
         }
     }
 
-    pub(crate) fn targets(&self) -> Option<&[SourceId]> {
-        self.more.as_ref()?.targets.as_deref()
+    pub(crate) const fn is_restricted(&self) -> bool {
+        !matches!(self.targets, Named::Anyone)
     }
 
     /// To be changed; made if need be.
-    pub(crate) fn more(&mut self) -> &mut More {
-        self.more.get_or_insert_default()
+    pub(crate) fn more(&mut self) -> &mut More<P> {
+        self.more.get_or_insert_with(|| {
+            Box::new(More {
+                brought: Few::new(),
+                delivery: None,
+            })
+        })
     }
 
-    /// What there was, to be let go.
-    pub(crate) fn take_more(&mut self) -> More {
-        self.more.take().map(|more| *more).unwrap_or_default()
+    /// What an attempt has brought, not to be held any more.
+    pub(crate) fn take_answer(&mut self, attempt: AttemptId) -> Option<Answer<P>> {
+        let brought = &mut self.more.as_mut()?.brought;
+        let (_, answer) = brought.take(|(id, _)| *id == attempt)?;
+        Some(answer)
     }
 }
 
@@ -60,20 +104,24 @@ pub(crate) struct Tag {
 pub(crate) enum Subscribers<S> {
     None,
     One(S, Tag),
-    Many {
-        all: BTreeMap<S, Tag>,
-        /// Of these, finished already. Taken out together, when they are next looked at: one by
-        /// one, each would cost a walk over all.
-        finished: Vec<WaiterId>,
-    },
+    Many(Box<Many<S>>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Many<S> {
+    all: BTreeMap<S, Tag>,
+    /// Of these, finished already. Taken out together, when they are next looked at: one by one,
+    /// each would cost a walk over all.
+    finished: Vec<WaiterId>,
 }
 
 impl<S: Clone + Ord> Subscribers<S> {
     /// Takes out those that are finished.
     fn tidy(&mut self) {
-        let Self::Many { all, finished } = self else {
+        let Self::Many(many) = self else {
             return;
         };
+        let Many { all, finished } = &mut **many;
         if finished.is_empty() {
             return;
         }
@@ -90,7 +138,7 @@ impl<S: Clone + Ord> Subscribers<S> {
         match self {
             Self::None => false,
             Self::One(one, _) => one == subscriber,
-            Self::Many { all, .. } => all.contains_key(subscriber),
+            Self::Many(many) => many.all.contains_key(subscriber),
         }
     }
 
@@ -102,11 +150,11 @@ impl<S: Clone + Ord> Subscribers<S> {
             Self::One(one, its) => {
                 let all = BTreeMap::from([(one, its), (subscriber, tag)]);
                 let finished = Vec::new();
-                *self = Self::Many { all, finished };
+                *self = Self::Many(Box::new(Many { all, finished }));
             }
-            Self::Many { mut all, finished } => {
-                all.insert(subscriber, tag);
-                *self = Self::Many { all, finished };
+            Self::Many(mut many) => {
+                many.all.insert(subscriber, tag);
+                *self = Self::Many(many);
             }
         }
     }
@@ -115,7 +163,7 @@ impl<S: Clone + Ord> Subscribers<S> {
     pub(crate) fn finish(&mut self, waiter: WaiterId) {
         match self {
             Self::One(_, tag) if tag.waiter == waiter => *self = Self::None,
-            Self::Many { finished, .. } => finished.push(waiter),
+            Self::Many(many) => many.finished.push(waiter),
             _ => {}
         }
     }
@@ -130,9 +178,9 @@ impl<S: Clone + Ord> Subscribers<S> {
                     *self = Self::None;
                 }
             }
-            Self::Many { all, .. } => {
-                all.retain(|subscriber, tag| keep(subscriber, tag));
-                if all.is_empty() {
+            Self::Many(many) => {
+                many.all.retain(|subscriber, tag| keep(subscriber, tag));
+                if many.all.is_empty() {
                     *self = Self::None;
                 }
             }
@@ -148,13 +196,16 @@ impl<S: Clone + Ord> Subscribers<S> {
     /// The subscribers that are these waiters, in order, with their spans.
     pub(crate) fn of(&mut self, mut waiters: Vec<WaiterId>) -> Vec<(S, Span)> {
         self.tidy();
-        waiters.sort_unstable();
+        if waiters.len() > 1 {
+            waiters.sort_unstable();
+        }
         let named = |tag: &Tag| waiters.binary_search(&tag.waiter).is_ok();
         match self {
             Self::None => Vec::new(),
             Self::One(one, tag) if named(tag) => vec![(one.clone(), tag.span.clone())],
             Self::One(..) => Vec::new(),
-            Self::Many { all, .. } => all
+            Self::Many(many) => many
+                .all
                 .iter()
                 .filter(|(_, tag)| named(tag))
                 .map(|(subscriber, tag)| (subscriber.clone(), tag.span.clone()))

@@ -21,6 +21,8 @@
 //! | `transport` | the wire format, and requests under way |
 //! | `judge` | deliveries to the `Consumer`, and what its outcomes say |
 //! | `serve` | requests of peers, and the `Producer` |
+//! | `want` | what the application wants, and what it does not want any more |
+//! | `answer` | answers: from the peer to the consumer, and what it says of them |
 //! | `drive` | does what the engine decides |
 //! | `actor` | the task: one loop over everything that happens |
 //!
@@ -37,15 +39,20 @@
 //! [`Blocker::blocked`]: commonware_p2p::Blocker::blocked
 
 mod actor;
+mod answer;
 mod config;
 mod drive;
+mod few;
 mod judge;
 mod key;
 mod mailbox;
 mod metrics;
+mod moment;
 mod select;
 mod serve;
+mod slots;
 mod transport;
+mod want;
 
 use gannet_engine as machine;
 

@@ -1,5 +1,6 @@
 //! The way in: fetches and cancellations from any task, merged while the engine is busy.
 
+use crate::few::Few;
 use commonware_actor::{
     Feedback,
     mailbox::{Overflow, Policy, Sender},
@@ -18,7 +19,7 @@ pub(crate) type Predicate<K, S> = Box<dyn Fn(&K, &S) -> bool + Send>;
 /// One key that is wanted, and by whom.
 pub(crate) struct Wanted<K, P, S> {
     pub(crate) key: K,
-    pub(crate) subscribers: Vec<(S, tracing::Span)>,
+    pub(crate) subscribers: Few<(S, tracing::Span)>,
     /// Any peer, where there are none.
     pub(crate) targets: Option<Vec<P>>,
 }
@@ -148,7 +149,7 @@ impl<K: Span, P: Eq, S: Eq> Mailbox<K, P, S> {
             let fetch = fetch.into();
             Wanted {
                 key: fetch.key,
-                subscribers: vec![(fetch.subscriber, fetch.span)],
+                subscribers: Few::one((fetch.subscriber, fetch.span)),
                 targets,
             }
         };
@@ -234,7 +235,7 @@ mod tests {
     fn fetch(key: u8, subscriber: u16, targets: Option<&[u8]>) -> Told {
         Message::Fetch(vec![Wanted {
             key,
-            subscribers: vec![(subscriber, tracing::Span::none())],
+            subscribers: Few::one((subscriber, tracing::Span::none())),
             targets: targets.map(<[u8]>::to_vec),
         }])
     }
@@ -314,6 +315,10 @@ mod tests {
         });
         assert_eq!((backlog.retains.len(), backlog.fetches.len()), (0, 1));
         Policy::handle(&mut backlog, fetch(3, 11, None));
-        assert_eq!(backlog.fetches[0].subscribers.len(), 2, "still merged");
+        assert_eq!(
+            backlog.fetches[0].subscribers.iter().count(),
+            2,
+            "still merged"
+        );
     }
 }

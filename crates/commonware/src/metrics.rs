@@ -5,7 +5,9 @@ use commonware_runtime::{
     Metrics as Registry,
     telemetry::metrics::{
         Counter, EncodeStruct, Gauge, GaugeExt as _, GaugeFamily, Histogram, MetricsExt as _,
-        histogram::Buckets, status,
+        histogram::Buckets,
+        raw,
+        status::{self, Status},
     },
 };
 
@@ -20,13 +22,13 @@ pub(crate) struct Metrics<P: PublicKey> {
     pub(crate) fetch_pending: Gauge,
     pub(crate) fetch_active: Gauge,
     pub(crate) serve_processing: Gauge,
-    pub(crate) fetch: status::Counter,
-    pub(crate) cancel: status::Counter,
-    pub(crate) serve: status::Counter,
+    pub(crate) fetch: Tally,
+    pub(crate) cancel: Tally,
+    pub(crate) serve: Tally,
     pub(crate) serve_duration: Histogram,
     pub(crate) fetch_duration: Histogram,
-    pub(crate) requests_created: status::Counter,
-    pub(crate) requests_sent: status::Counter,
+    pub(crate) requests_created: Tally,
+    pub(crate) requests_sent: Tally,
     pub(crate) resolves: Histogram,
     pub(crate) malformed: Counter,
     pub(crate) unsolicited: Counter,
@@ -40,9 +42,11 @@ impl<P: PublicKey> Metrics<P> {
             fetch_pending: context.gauge("fetch_pending", "Keys wanted and not asked for just now"),
             fetch_active: context.gauge("fetch_active", "Requests under way"),
             serve_processing: context.gauge("serve_processing", "Requests of peers being served"),
-            fetch: context.family("fetch", "Answers, and requests without one, by status"),
-            cancel: context.family("cancel", "Keys cancelled, by status"),
-            serve: context.family("serve", "Requests of peers, by status"),
+            fetch: Tally::new(
+                context.family("fetch", "Answers, and requests without one, by status"),
+            ),
+            cancel: Tally::new(context.family("cancel", "Keys cancelled, by status")),
+            serve: Tally::new(context.family("serve", "Requests of peers, by status")),
             serve_duration: context.histogram(
                 "serve_duration",
                 "Time from a peer's request to the producer's answer",
@@ -55,8 +59,10 @@ impl<P: PublicKey> Metrics<P> {
             ),
             malformed: context.counter("malformed", "Messages of peers that make no sense"),
             unsolicited: context.counter("unsolicited", "Answers to nothing that was asked"),
-            requests_created: fetcher.family("requests_created", "Requests decided on, by status"),
-            requests_sent: fetcher.family("requests_sent", "Requests sent, by status"),
+            requests_created: Tally::new(
+                fetcher.family("requests_created", "Requests decided on, by status"),
+            ),
+            requests_sent: Tally::new(fetcher.family("requests_sent", "Requests sent, by status")),
             resolves: fetcher.histogram(
                 "resolves",
                 "Time from a request to its answer, of answers that were of use",
@@ -69,9 +75,22 @@ impl<P: PublicKey> Metrics<P> {
         }
     }
 
-    pub(crate) fn performance(&self, peer: &P, weight: u64) {
-        // A gauge holds less than a weight may be; what does not fit is not shown.
-        let _ = self.performance.get_or_create_by(peer).try_set(weight);
+    /// Where the performance of a peer is shown.
+    pub(crate) fn performance(&self, peer: &P) -> raw::Gauge {
+        self.performance.get_or_create_by(peer).clone()
+    }
+
+    /// Shows what was counted since the last time.
+    pub(crate) fn flush(&mut self) {
+        for tally in [
+            &mut self.fetch,
+            &mut self.cancel,
+            &mut self.serve,
+            &mut self.requests_created,
+            &mut self.requests_sent,
+        ] {
+            tally.flush();
+        }
     }
 
     pub(crate) fn sizes(&self, pending: usize, active: usize, serving: usize) {
@@ -81,6 +100,40 @@ impl<P: PublicKey> Metrics<P> {
             (&self.serve_processing, serving),
         ] {
             let _ = gauge.try_set(value);
+        }
+    }
+}
+
+/// Counts by status. To find a counter by its label costs more than to count, so what is counted is
+/// shown from time to time: before the task waits for anything.
+pub(crate) struct Tally {
+    counter: status::Counter,
+    /// Not shown yet; hardly ever more than two.
+    counts: Vec<(Status, u64)>,
+}
+
+impl Tally {
+    const fn new(counter: status::Counter) -> Self {
+        Self {
+            counter,
+            counts: Vec::new(),
+        }
+    }
+
+    pub(crate) fn inc(&mut self, status: Status) {
+        self.inc_by(status, 1);
+    }
+
+    pub(crate) fn inc_by(&mut self, status: Status, n: u64) {
+        match self.counts.iter_mut().find(|(known, _)| *known == status) {
+            Some((_, count)) => *count += n,
+            None => self.counts.push((status, n)),
+        }
+    }
+
+    fn flush(&mut self) {
+        for (status, count) in self.counts.drain(..) {
+            self.counter.inc_by(status, count);
         }
     }
 }

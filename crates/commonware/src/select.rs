@@ -3,7 +3,11 @@
 //! A peer is known while it is in the latest set, blocked, or named as a target; after that it is
 //! forgotten, and comes back, if it does, as a new one.
 
-use crate::machine::{GroupId, Input, SourceId};
+use crate::{
+    machine::{GroupId, Input, SourceId},
+    slots::Slots,
+};
+use commonware_runtime::telemetry::metrics::raw::Gauge;
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Ourselves, where the configuration says who we are.
@@ -20,24 +24,30 @@ struct Peer<P> {
     blocked: bool,
     /// Fetches that name it as a target.
     named: u32,
+    /// Where its performance is shown, once it is.
+    gauge: Option<Gauge>,
 }
 
 /// The peers known.
 #[derive(Debug)]
 pub(crate) struct Roster<P> {
     me: Option<P>,
-    next: u64,
+    /// The first number that nobody has had yet; and those to be given out before it, in places
+    /// that were left.
+    next: u32,
+    free: Vec<SourceId>,
     sources: BTreeMap<P, SourceId>,
-    peers: BTreeMap<SourceId, Peer<P>>,
+    peers: Slots<SourceId, Peer<P>>,
 }
 
 impl<P: Clone + Ord> Roster<P> {
     pub(crate) const fn new(me: Option<P>) -> Self {
         Self {
             me,
-            next: ME.0 + 1,
+            next: 1,
+            free: Vec::new(),
             sources: BTreeMap::new(),
-            peers: BTreeMap::new(),
+            peers: Slots::new(),
         }
     }
 
@@ -49,14 +59,17 @@ impl<P: Clone + Ord> Roster<P> {
         if let Some(source) = self.sources.get(peer) {
             return *source;
         }
-        let source = SourceId(self.next);
-        self.next += 1;
+        let source = self.free.pop().unwrap_or_else(|| {
+            self.next += 1;
+            SourceId(u64::from(self.next - 1))
+        });
         self.sources.insert(peer.clone(), source);
         let peer = Peer {
             key: Arc::new(peer.clone()),
             latest: false,
             blocked: false,
             named: 0,
+            gauge: None,
         };
         self.peers.insert(source, peer);
         source
@@ -64,13 +77,19 @@ impl<P: Clone + Ord> Roster<P> {
 
     /// The peer with this number.
     pub(crate) fn peer(&self, source: SourceId) -> Option<&Arc<P>> {
-        Some(&self.peers.get(&source)?.key)
+        Some(&self.peers.get(source)?.key)
+    }
+
+    /// The peer with this number, and where its performance is shown.
+    pub(crate) fn gauge(&mut self, source: SourceId) -> Option<(&P, &mut Option<Gauge>)> {
+        let peer = self.peers.get_mut(source)?;
+        Some((&peer.key, &mut peer.gauge))
     }
 
     /// One more fetch names this peer.
     pub(crate) fn name(&mut self, peer: &P) -> SourceId {
         let source = self.source(peer);
-        if let Some(peer) = self.peers.get_mut(&source) {
+        if let Some(peer) = self.peers.get_mut(source) {
             peer.named += 1;
         }
         source
@@ -78,19 +97,24 @@ impl<P: Clone + Ord> Roster<P> {
 
     /// A fetch names this peer no more.
     pub(crate) fn unname(&mut self, source: SourceId) {
-        if let Some(peer) = self.peers.get_mut(&source) {
+        if let Some(peer) = self.peers.get_mut(source) {
             peer.named -= 1;
             self.release(source);
         }
     }
 
     fn release(&mut self, source: SourceId) {
-        let Some(peer) = self.peers.get(&source) else {
+        let Some(peer) = self.peers.get(source) else {
             return;
         };
         if !peer.latest && !peer.blocked && peer.named == 0 {
             self.sources.remove(&*peer.key);
-            self.peers.remove(&source);
+            self.peers.remove(source);
+            // Another life in the same place: numbers are not used again, and a place that has had
+            // all its lives is left empty.
+            if let Some(next) = source.0.checked_add(1 << 32) {
+                self.free.push(SourceId(next));
+            }
         }
     }
 
@@ -123,16 +147,16 @@ impl<P: Clone + Ord> Roster<P> {
         flag: impl Fn(&mut Peer<P>) -> &mut bool,
     ) -> (Vec<SourceId>, Vec<SourceId>) {
         let mut went = Vec::new();
-        for (source, peer) in &mut self.peers {
+        for (source, peer) in self.peers.iter_mut() {
             if *flag(peer) && set.binary_search(&peer.key).is_err() {
                 *flag(peer) = false;
-                went.push(*source);
+                went.push(source);
             }
         }
         let mut came = Vec::new();
         for peer in set {
             let source = self.source(peer);
-            if let Some(peer) = self.peers.get_mut(&source)
+            if let Some(peer) = self.peers.get_mut(source)
                 && !std::mem::replace(flag(peer), true)
             {
                 came.push(source);
@@ -148,13 +172,19 @@ impl<P: Clone + Ord> Roster<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::slots::Slotted as _;
+
+    /// A source by its place, and a stroke for each life that was lived there before.
+    fn name(source: SourceId) -> String {
+        format!("{}{}", source.slot(), "'".repeat((source.0 >> 32) as usize))
+    }
 
     fn told(inputs: Vec<Input<u8>>) -> Vec<String> {
         let line = |input| match input {
-            Input::SourceUp { source, .. } => format!("up {}", source.0),
-            Input::SourceDown { source } => format!("down {}", source.0),
-            Input::Block { source, .. } => format!("block {}", source.0),
-            Input::Unblock { source } => format!("unblock {}", source.0),
+            Input::SourceUp { source, .. } => format!("up {}", name(source)),
+            Input::SourceDown { source } => format!("down {}", name(source)),
+            Input::Block { source, .. } => format!("block {}", name(source)),
+            Input::Unblock { source } => format!("unblock {}", name(source)),
             other => panic!("{other:?}"),
         };
         inputs.into_iter().map(line).collect()
@@ -168,7 +198,7 @@ mod tests {
         assert!(told(roster.latest(&['b', 'c'])).is_empty());
         assert_eq!(
             told(roster.blocked(&['b', 'm', 'x'])),
-            ["block 2", "block 4"]
+            ["block 2", "block 1'"]
         );
         assert_eq!(told(roster.blocked(&['x'])), ["unblock 2"]);
         assert_eq!(roster.peer(SourceId(2)), Some(&Arc::new('b')));
@@ -187,7 +217,7 @@ mod tests {
         assert_eq!(roster.name(&'a'), source, "named all the time");
         roster.unname(source);
         roster.unname(source);
-        assert!(roster.peers.is_empty() && roster.sources.is_empty());
+        assert!(roster.peers.len() == 0 && roster.sources.is_empty());
         assert_ne!(roster.name(&'a'), source, "numbers are not used again");
     }
 }

@@ -3,11 +3,14 @@
 //! A message is an id (8 bytes), a tag (1 byte) and what follows from it: a key, the bytes of an
 //! answer behind their length, or nothing where the data is missing.
 
-use crate::machine::{AttemptId, FetchId, SourceId, Time};
+use crate::{
+    machine::{AttemptId, FetchId, SourceId, Time},
+    slots::Slots,
+};
 use bytes::{BufMut, Bytes};
 use commonware_codec::{Buf, BufsMut, EncodeSize, Error, FixedSize, Read, ReadExt, Write};
 use commonware_utils::Span;
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 const REQUEST: u8 = 0;
 const RESPONSE: u8 = 1;
@@ -65,6 +68,15 @@ impl<K: Span> Write for Message<K> {
     }
 }
 
+impl<K: Span> Message<K> {
+    /// As it is sent, in one piece: for messages that are small.
+    pub(crate) fn packed(&self) -> Vec<u8> {
+        let mut buf = Vec::with_capacity(self.encode_size());
+        self.write(&mut buf);
+        buf
+    }
+}
+
 impl<K: Span> EncodeSize for Message<K> {
     fn encode_size(&self) -> usize {
         let rest = match &self.payload {
@@ -117,14 +129,14 @@ pub(crate) struct Request<P> {
 #[derive(Debug)]
 pub(crate) struct Requests<P> {
     first: u64,
-    under_way: BTreeMap<AttemptId, Request<P>>,
+    under_way: Slots<AttemptId, Request<P>>,
 }
 
 impl<P: PartialEq> Requests<P> {
     pub(crate) const fn new(first: u64) -> Self {
         Self {
             first,
-            under_way: BTreeMap::new(),
+            under_way: Slots::new(),
         }
     }
 
@@ -140,14 +152,14 @@ impl<P: PartialEq> Requests<P> {
     /// way no more.
     pub(crate) fn answered(&mut self, id: u64, peer: &P) -> Option<(AttemptId, Request<P>)> {
         let attempt = AttemptId(id.wrapping_sub(self.first));
-        if self.under_way.get(&attempt)?.peer.as_ref() != peer {
+        if self.under_way.get(attempt)?.peer.as_ref() != peer {
             return None;
         }
-        Some((attempt, self.under_way.remove(&attempt)?))
+        Some((attempt, self.under_way.remove(attempt)?))
     }
 
     pub(crate) fn given_up(&mut self, attempt: AttemptId) -> Option<Request<P>> {
-        self.under_way.remove(&attempt)
+        self.under_way.remove(attempt)
     }
 
     pub(crate) fn len(&self) -> usize {

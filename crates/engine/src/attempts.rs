@@ -258,7 +258,8 @@ impl<K: Key> Engine<K> {
             let fetch = self.attempts[attempt].fetch;
             // Under a resuming plan its bytes are part of the body, or were dropped as they came.
             if matches!(end, End::Complete { .. }) && !self.fetches[fetch].plan.resume {
-                self.emit(Output::Discard { attempt: id });
+                let (fetch, attempt) = (self.fetch_id(fetch), id);
+                self.emit(Output::Discard { fetch, attempt });
             }
             self.remove_attempt(attempt, false);
             return self.round_over_or_gone(fetch);
@@ -451,6 +452,9 @@ impl<K: Key> Engine<K> {
         let Some(race) = &self.fetches[fetch].race else {
             return;
         };
+        if race.attempts.is_empty() {
+            return;
+        }
         for attempt in race.attempts.clone() {
             let id = self.attempt_id(attempt);
             let a = &mut self.attempts[attempt];

@@ -6,6 +6,7 @@ use crate::{
     state::{Candidates, NONE, State, WHOLE, Waits},
     timers::Who,
 };
+use std::collections::BTreeSet;
 
 impl<K: Key> Engine<K> {
     /// Recomputes every count, list and index from what it stands for, and panics where one is off.
@@ -25,13 +26,17 @@ impl<K: Key> Engine<K> {
             armed,
             "every timer belongs to something alive"
         );
+        if let Some((at, who)) = self.timers.first() {
+            assert!(self.is_armed(at, who), "the first timer counts");
+        }
     }
 
     fn timer_count(&self) -> usize {
+        let entries: BTreeSet<(Time, Who)> = self.timers.entries().collect();
         let set = |at: Time, who: Who| {
             let is = at != Time::FAR;
             assert!(
-                !is || self.timers.contains(at, who),
+                !is || entries.contains(&(at, who)),
                 "{who:?} is armed for {at:?}"
             );
             usize::from(is)

@@ -234,6 +234,7 @@ impl<K: Key> Engine<K> {
             Input::Pause { scope, until } => self.pause_scope(scope, until),
         }
         self.pump();
+        self.tidy_timers();
     }
 
     /// Does what time has made due. Spurious calls do nothing. Where very much is due, it does a part;
@@ -241,6 +242,7 @@ impl<K: Key> Engine<K> {
     pub fn handle_timeout(&mut self, now: Time) {
         self.now = self.now.max(now);
         for _ in 0..TIMERS_STEP {
+            self.tidy_timers();
             let Some(who) = self.timers.due(self.now) else {
                 break;
             };
@@ -253,6 +255,7 @@ impl<K: Key> Engine<K> {
             }
         }
         self.pump();
+        self.tidy_timers();
     }
 
     /// Cancels the waiters for whom `keep` says no; each gets [`FetchError::Cancelled`]. Walks over
@@ -271,6 +274,7 @@ impl<K: Key> Engine<K> {
             self.departed(fetch);
         }
         self.pump();
+        self.tidy_timers();
     }
 
     /// The next thing to do. Drain to `None` before sleeping; inputs may come between polls.

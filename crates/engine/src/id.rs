@@ -75,3 +75,18 @@ ids! {
     /// Sources that share limits: a domain, an origin, an account; chosen by the driver.
     GroupId,
 }
+
+macro_rules! slots {
+    ($($name:ident),*) => {$(
+        impl $name {
+            /// A number that no other one alive has, and never more than the most that were alive at
+            /// once: the place for what a driver holds for it, in a table. It is used again after
+            /// this one has ended, so a table has to keep the id as well.
+            pub const fn slot(self) -> usize {
+                self.0 as u32 as usize
+            }
+        }
+    )*};
+}
+
+slots!(FetchId, AttemptId);

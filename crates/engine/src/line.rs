@@ -94,6 +94,16 @@ impl Line {
 
     /// Whether it was there.
     pub(crate) fn remove(&mut self, order: u64) -> bool {
+        // Whose turn it is stands first.
+        if self
+            .ring
+            .front()
+            .is_some_and(|first| first.order() == order)
+        {
+            self.ring.pop_front();
+            self.close_up();
+            return true;
+        }
         match self.find(order) {
             Ok(at) if !self.ring[at].is_hole() => {
                 self.ring[at].fetch = HOLE;

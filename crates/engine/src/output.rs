@@ -60,6 +60,8 @@ pub enum Output<K> {
     },
     /// The bytes of this attempt will not be used. Under a resuming plan: the body starts anew.
     Discard {
+        /// The fetch that it was for.
+        fetch: FetchId,
         /// The attempt.
         attempt: AttemptId,
     },

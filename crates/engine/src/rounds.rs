@@ -187,7 +187,7 @@ impl<K: Key> Engine<K> {
         let f = &self.fetches[fetch];
         let mut at = match f.state {
             State::Paused => f.paused_until,
-            State::Racing if self.may_start_more(fetch) => {
+            State::Racing if f.plan.hedge.is_some() && self.may_start_more(fetch) => {
                 let last_news = f.race.as_ref().map_or(Time::ZERO, |race| race.last_news);
                 self.hedge_delay(fetch)
                     .map_or(Time::FAR, |delay| last_news.after(delay))
@@ -195,7 +195,10 @@ impl<K: Key> Engine<K> {
             State::Queued => self.budget_end(fetch),
             _ => Time::FAR,
         };
-        at = at.min(self.fetches[fetch].ceiling_at);
+        at = at.min(f.ceiling_at);
+        if at == f.wake {
+            return;
+        }
         let f = &mut self.fetches[fetch];
         self.timers.arm(Who::Fetch(fetch), &mut f.wake, at);
     }

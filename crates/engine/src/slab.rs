@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-const PAGE: usize = 1024;
+const PAGE: usize = 128;
 
 #[derive(Clone)]
 struct Slot<T> {

@@ -63,7 +63,77 @@ pub(crate) struct Queue {
 struct Class {
     class: u16,
     last_owner: u32,
-    owners: BTreeMap<u32, Arrivals>,
+    owners: Owners,
+}
+
+/// Who waits within a class, by owner. Where nobody has more owners than one, there are no trees: a
+/// fetch that starts at once stands in a queue for a moment only.
+#[derive(Clone, Debug)]
+enum Owners {
+    One(u32, Arrivals),
+    Many(BTreeMap<u32, Arrivals>),
+}
+
+impl Owners {
+    fn get(&self, owner: u32) -> Option<&Arrivals> {
+        match self {
+            Self::One(one, arrivals) => (*one == owner).then_some(arrivals),
+            Self::Many(owners) => owners.get(&owner),
+        }
+    }
+
+    fn get_mut(&mut self, owner: u32) -> Option<&mut Arrivals> {
+        match self {
+            Self::One(one, arrivals) => (*one == owner).then_some(arrivals),
+            Self::Many(owners) => owners.get_mut(&owner),
+        }
+    }
+
+    /// One that is not there yet.
+    fn add(&mut self, owner: u32, order: u64, fetch: u32) {
+        if let Self::One(..) = self
+            && let Self::One(one, arrivals) = std::mem::replace(self, Self::Many(BTreeMap::new()))
+            && let Self::Many(owners) = self
+        {
+            owners.insert(one, arrivals);
+        }
+        if let Self::Many(owners) = self {
+            owners.insert(owner, Arrivals::One(order, fetch));
+        }
+    }
+
+    /// Takes out one that is there. Whether none is left.
+    fn remove(&mut self, owner: u32) -> bool {
+        match self {
+            Self::One(..) => true,
+            Self::Many(owners) => {
+                owners.remove(&owner);
+                owners.is_empty()
+            }
+        }
+    }
+
+    fn first(&self) -> Option<(u32, &Arrivals)> {
+        match self {
+            Self::One(one, arrivals) => Some((*one, arrivals)),
+            Self::Many(owners) => {
+                let (owner, arrivals) = owners.first_key_value()?;
+                Some((*owner, arrivals))
+            }
+        }
+    }
+
+    /// The next owner after this one.
+    fn after(&self, owner: u32) -> Option<(u32, &Arrivals)> {
+        match self {
+            Self::One(one, arrivals) => (*one > owner).then_some((*one, arrivals)),
+            Self::Many(owners) => {
+                let mut rest = owners.range((Excluded(owner), Unbounded));
+                let (owner, arrivals) = rest.next()?;
+                Some((*owner, arrivals))
+            }
+        }
+    }
 }
 
 /// The fetches of one owner by arrival. Many owners have but one.
@@ -133,24 +203,23 @@ impl Queue {
     pub(crate) fn insert(&mut self, place: Place, fetch: u32) -> bool {
         let at = self.classes.partition_point(|c| c.class < place.class);
         let fresh = self.classes.get(at).is_none_or(|c| c.class != place.class);
-        if fresh {
-            let class = place.class;
-            let owners = BTreeMap::new();
-            self.classes.insert(
-                at,
-                Class {
-                    class,
-                    last_owner: u32::MAX,
-                    owners,
-                },
-            );
-        }
-        let owners = &mut self.classes[at].owners;
-        let added = match owners.get_mut(&place.owner) {
-            Some(arrivals) => arrivals.insert(place.order, fetch),
-            None => owners
-                .insert(place.owner, Arrivals::One(place.order, fetch))
-                .is_none(),
+        let added = if fresh {
+            let class = Class {
+                class: place.class,
+                last_owner: u32::MAX,
+                owners: Owners::One(place.owner, Arrivals::One(place.order, fetch)),
+            };
+            self.classes.insert(at, class);
+            true
+        } else {
+            let owners = &mut self.classes[at].owners;
+            match owners.get_mut(place.owner) {
+                Some(arrivals) => arrivals.insert(place.order, fetch),
+                None => {
+                    owners.add(place.owner, place.order, fetch);
+                    true
+                }
+            }
         };
         self.len += u32::from(added);
         fresh
@@ -162,7 +231,7 @@ impl Queue {
             return false;
         };
         let owners = &mut self.classes[at].owners;
-        let Some(arrivals) = owners.get_mut(&place.owner) else {
+        let Some(arrivals) = owners.get_mut(place.owner) else {
             return false;
         };
         let (removed, none_left) = arrivals.remove(place.order);
@@ -170,8 +239,7 @@ impl Queue {
         if !none_left {
             return false;
         }
-        owners.remove(&place.owner);
-        let empty = owners.is_empty();
+        let empty = owners.remove(place.owner);
         if empty {
             self.classes.remove(at);
         }
@@ -181,15 +249,9 @@ impl Queue {
     /// The fetch whose turn it is in this class. It stays in the queue; its owner has had its turn.
     pub(crate) fn take_turn(&mut self, class: u16) -> Option<u32> {
         let turn = self.classes.iter_mut().find(|c| c.class == class)?;
-        let next = match turn.owners.len() {
-            1 => None,
-            _ => turn
-                .owners
-                .range((Excluded(turn.last_owner), Unbounded))
-                .next(),
-        };
-        let (owner, arrivals) = next.or_else(|| turn.owners.first_key_value())?;
-        turn.last_owner = *owner;
+        let next = turn.owners.after(turn.last_owner);
+        let (owner, arrivals) = next.or_else(|| turn.owners.first())?;
+        turn.last_owner = owner;
         arrivals.first().map(|(_, fetch)| fetch)
     }
 
@@ -211,16 +273,14 @@ impl Queue {
                 )
             };
             let Some(from) = from else {
-                let (owner, arrivals) = c.owners.first_key_value()?;
-                return arrivals.first().map(|first| entry(*owner, first));
+                let (owner, arrivals) = c.owners.first()?;
+                return arrivals.first().map(|first| entry(owner, first));
             };
-            if let Some(next) = c.owners.get(&from.owner).and_then(|a| a.after(from.order)) {
+            if let Some(next) = c.owners.get(from.owner).and_then(|a| a.after(from.order)) {
                 return Some(entry(from.owner, next));
             }
-            if let Some((owner, arrivals)) =
-                c.owners.range((Excluded(from.owner), Unbounded)).next()
-            {
-                return arrivals.first().map(|first| entry(*owner, first));
+            if let Some((owner, arrivals)) = c.owners.after(from.owner) {
+                return arrivals.first().map(|first| entry(owner, first));
             }
         }
         None
@@ -230,7 +290,7 @@ impl Queue {
         self.classes
             .iter()
             .filter(|c| c.class == place.class)
-            .any(|c| match c.owners.get(&place.owner) {
+            .any(|c| match c.owners.get(place.owner) {
                 Some(Arrivals::One(order, _)) => *order == place.order,
                 Some(Arrivals::Many(line)) => line.contains(place.order),
                 None => false,

@@ -55,8 +55,9 @@ impl<K: Key> Engine<K> {
     }
 
     fn ask_judge(&mut self, fetch: u32, late: bool) {
-        let mut waiters = Vec::new();
-        let mut next = self.fetches[fetch].first_waiter;
+        let f = &self.fetches[fetch];
+        let mut waiters = Vec::with_capacity(f.unspoken as usize);
+        let mut next = f.first_waiter;
         while next != NONE {
             let waiter = &mut self.waiters[next];
             if !waiter.spoken {
@@ -513,10 +514,10 @@ impl<K: Key> Engine<K> {
 
     fn discard(&mut self, fetch: u32, answer: Answer) {
         self.unreserve(fetch, answer.reserved);
+        let fetch = self.fetch_id(fetch);
         for part in answer.parts.iter() {
-            self.emit(Output::Discard {
-                attempt: part.attempt,
-            });
+            let attempt = part.attempt;
+            self.emit(Output::Discard { fetch, attempt });
         }
     }
 
@@ -529,10 +530,10 @@ impl<K: Key> Engine<K> {
             .expect("a body has a race");
         race.other_identity = false;
         let body: Body = std::mem::take(&mut race.body);
+        let fetch = self.fetch_id(fetch);
         for part in body.parts {
-            self.emit(Output::Discard {
-                attempt: part.attempt,
-            });
+            let attempt = part.attempt;
+            self.emit(Output::Discard { fetch, attempt });
         }
     }
 

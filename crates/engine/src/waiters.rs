@@ -3,6 +3,7 @@
 use crate::planted::planted;
 use crate::{
     engine::Engine,
+    hash::Tag,
     id::{FetchId, Key, SourceId, Time, WaiterId},
     output::{FetchError, Outcome, Output},
     plan::{Targets, Want},
@@ -15,8 +16,11 @@ use std::time::Duration;
 
 impl<K: Key> Engine<K> {
     pub(crate) fn find_fetch(&self, key: &K) -> Option<u32> {
-        self.by_key
-            .find(self.by_key.tag(key), |slot| self.fetches[slot].key == *key)
+        self.find_tagged(self.by_key.tag(key), key)
+    }
+
+    fn find_tagged(&self, tag: Tag, key: &K) -> Option<u32> {
+        self.by_key.find(tag, |slot| self.fetches[slot].key == *key)
     }
 
     pub(crate) fn find_waiter(&self, id: WaiterId) -> Option<u32> {
@@ -40,7 +44,8 @@ impl<K: Key> Engine<K> {
             self.counters.overloaded += 1;
             return self.refuse(id, FetchError::Overloaded);
         }
-        if let Some(fetch) = self.find_fetch(&key) {
+        let tag = self.by_key.tag(&key);
+        if let Some(fetch) = self.find_tagged(tag, &key) {
             self.counters.coalesced += 1;
             if self.config.events_max > 0 {
                 let fetch = self.fetch_id(fetch);
@@ -54,7 +59,7 @@ impl<K: Key> Engine<K> {
             self.counters.overloaded += 1;
             return self.refuse(id, FetchError::Overloaded);
         }
-        self.open(id, key, want);
+        self.open(id, (key, tag), want);
     }
 
     fn refuse(&mut self, waiter: WaiterId, error: FetchError) {
@@ -66,7 +71,7 @@ impl<K: Key> Engine<K> {
         });
     }
 
-    fn open(&mut self, id: WaiterId, key: K, want: Want) {
+    fn open(&mut self, id: WaiterId, (key, tag): (K, Tag), want: Want) {
         self.counters.fetches += 1;
         let place = Place {
             class: 0,
@@ -101,7 +106,7 @@ impl<K: Key> Engine<K> {
             race: None,
             plan,
         });
-        self.by_key.insert(self.by_key.tag(&key), fetch);
+        self.by_key.insert(tag, fetch);
         let fetch_id = self.fetch_id(fetch);
         self.emit(Output::Opened {
             fetch: fetch_id,
@@ -230,6 +235,8 @@ impl<K: Key> Engine<K> {
                     _ => Vec::new(),
                 };
                 let (before, mut opened) = (list.len(), false);
+                // There are many such lists, and what they have to spare adds up.
+                list.reserve_exact(sources.len().min(self.config.candidates_max as usize));
                 for id in sources {
                     if list.contains(&id) {
                         continue;

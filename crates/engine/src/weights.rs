@@ -68,10 +68,13 @@ impl Weights {
             self.grow(slot + 1);
         }
         let mut i = slot + self.leaves();
+        let mut weight = weight;
         self.nodes[i] = weight;
         while i > 1 {
+            // With its sibling, whichever side that is on.
+            weight = weight.plus(self.nodes[i ^ 1]);
             i /= 2;
-            self.nodes[i] = self.nodes[2 * i].plus(self.nodes[2 * i + 1]);
+            self.nodes[i] = weight;
         }
     }
 

@@ -347,7 +347,7 @@ impl Rig {
 
     pub fn discards(&mut self) -> Vec<AttemptId> {
         self.take(|output| match output {
-            Output::Discard { attempt } => Some(*attempt),
+            Output::Discard { attempt, .. } => Some(*attempt),
             _ => None,
         })
     }

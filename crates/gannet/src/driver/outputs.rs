@@ -57,7 +57,7 @@ impl<T: Transport> Worker<T> {
                 self.judge(judgement, fetch, &contributors, &waiters);
             }
             Output::Commit { fetch } => self.commit(fetch),
-            Output::Discard { attempt } => self.discard(attempt),
+            Output::Discard { attempt, .. } => self.discard(attempt),
             Output::Finish {
                 waiter,
                 fetch,

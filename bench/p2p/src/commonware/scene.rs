@@ -1,7 +1,7 @@
 //! What is measured: many keys, with or without others that cannot be had.
 
-use crate::{
-    network::{Net, Nothing, Peers, Quota, network},
+use super::{
+    network::{self, Net, Nothing, Peers, Quota, network},
     null,
 };
 use bytes::Bytes;
@@ -40,13 +40,17 @@ pub(crate) struct Scene {
     quota: Option<u32>,
 }
 
-pub(crate) fn all(quick: bool) -> Vec<Scene> {
-    let plain = |keys, peers| Scene {
+/// Keys that all peers have.
+pub(crate) const fn plain(keys: u64, peers: u64) -> Scene {
+    Scene {
         keys,
         peers,
         stuck: 0,
         quota: None,
-    };
+    }
+}
+
+pub(crate) fn all(quick: bool) -> Vec<Scene> {
     let stuck = |stuck| Scene {
         stuck,
         ..plain(if quick { 200 } else { 10_000 }, 10)
@@ -63,7 +67,9 @@ pub(crate) fn all(quick: bool) -> Vec<Scene> {
         plain(10_000, 10),
         plain(100_000, 10),
         plain(10_000, 100),
+        plain(1_000, 1_000),
         plain(10_000, 1_000),
+        plain(100_000, 1_000),
         stuck(1_000),
         stuck(3_000),
         quota(2_000, 10, 10),
@@ -85,7 +91,7 @@ impl Consumer for Count {
     fn deliver(&mut self, _: Delivery<u64, ()>, value: Bytes) -> oneshot::Receiver<bool> {
         let (sender, receiver) = oneshot::channel();
         let _ = self.0.send(());
-        let _ = sender.send(value.len() == crate::network::VALUE.len());
+        let _ = sender.send(value.len() == network::VALUE.len());
         receiver
     }
 }
@@ -137,6 +143,20 @@ macro_rules! fetch {
 }
 
 impl Scene {
+    /// Runs of each kind, where so many are asked for: more of those that are short, whose first ones
+    /// pay for memory that is never touched before.
+    pub(crate) fn runs(&self, repeats: usize) -> usize {
+        match self.is_plain() {
+            true => repeats.max(repeats * 10_000 / self.keys as usize),
+            false => repeats,
+        }
+    }
+
+    /// The plain path with as many peers.
+    pub(crate) const fn is_plain_of(&self, other: &Self) -> bool {
+        self.is_plain() && self.peers == other.peers
+    }
+
     pub(crate) fn name(&self) -> String {
         let mut name = format!("{} keys, {} peers", self.keys, self.peers);
         if self.stuck > 0 {
@@ -152,7 +172,7 @@ impl Scene {
         self.stuck == 0 && self.quota.is_none()
     }
 
-    fn network(&self, context: &Context) -> (Net, crate::network::Inbox) {
+    fn network(&self, context: &Context) -> (Net, network::Inbox) {
         network(self.quota.map(|a_second| Quota {
             clock: Arc::new(context.child("clock")),
             a_second,
@@ -160,23 +180,31 @@ impl Scene {
     }
 
     pub(crate) fn cpu_us_a_key(&self, kind: Kind) -> f64 {
+        self.cost(kind, cpu).as_secs_f64() * 1e6 / self.keys as f64
+    }
+
+    /// What the clock says that it takes to have all keys.
+    pub(crate) fn cost(&self, kind: Kind, clock: fn() -> Duration) -> Duration {
         let peers = peers(self.peers);
-        let took = deterministic::Runner::default().start(|context| async move {
+        deterministic::Runner::default().start(|context| async move {
             let (sender, mut delivered) = mpsc::unbounded_channel();
             let consumer = Count(sender);
             let network = self.network(&context);
             let keys: Vec<u64> = (0..self.keys).collect();
             let begun = match kind {
                 Kind::Null => {
-                    let begun = cpu();
+                    let begun = clock();
                     null::run(context.child("null"), network, peers, keys, consumer).await;
+                    for _ in 0..self.keys {
+                        delivered.recv().await.expect("all were delivered");
+                    }
                     begun
                 }
                 Kind::Stock => {
                     let mut mailbox =
                         start!(stock::Engine<_, _, _, _, _, _, _>, context, &peers, consumer, network);
                     context.sleep(Duration::from_millis(10)).await;
-                    let begun = cpu();
+                    let begun = clock();
                     fetch!(self, context, mailbox, keys);
                     for _ in 0..self.keys {
                         delivered.recv().await.expect("the engine runs");
@@ -192,7 +220,7 @@ impl Scene {
                         network
                     );
                     context.sleep(Duration::from_millis(10)).await;
-                    let begun = cpu();
+                    let begun = clock();
                     fetch!(self, context, mailbox, keys);
                     for _ in 0..self.keys {
                         delivered.recv().await.expect("the engine runs");
@@ -200,9 +228,8 @@ impl Scene {
                     begun
                 }
             };
-            cpu().saturating_sub(begun)
-        });
-        took.as_secs_f64() * 1e6 / self.keys as f64
+            clock().saturating_sub(begun)
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! The harness alone: asks each peer in turn, delivers what comes, and decides nothing.
 
-use crate::network::{Inbox, Net};
+use super::network::{Inbox, Net};
 use bytes::Bytes;
 use commonware_cryptography::ed25519::PublicKey;
 use commonware_p2p::{Receiver as _, Recipients, Sender as _};

@@ -22,7 +22,7 @@ use std::{
 };
 
 /// What every key holds.
-pub(crate) const VALUE: [u8; 256] = [7; 256];
+pub(crate) const VALUE: [u8; 1400] = [7; 1400];
 
 /// How many requests each peer takes in a second.
 #[derive(Clone)]
@@ -99,7 +99,7 @@ impl CheckedSender for Checked<'_> {
         let mut answer = Vec::with_capacity(11 + VALUE.len());
         // The id of the request; a tag; the length, as a varint; the value.
         answer.extend_from_slice(&request.as_ref()[..8]);
-        answer.extend_from_slice(&[1, 0x80, 0x02]);
+        answer.extend_from_slice(&[1, 0xf8, 0x0a]);
         answer.extend_from_slice(&VALUE);
         if let Recipients::One(peer) = self.to {
             let _ = self.net.inbox.send((peer, IoBuf::from(answer)));
