@@ -67,11 +67,15 @@ impl State {
     pub(crate) fn response(&mut self, now: Time, url: &Url, ops: Vec<Op>, hold: &Arc<Hold>) {
         let peer = self.book.peer_at(url);
         let (mut count, mut bytes, mut late) = (0, 0, false);
+        let mut unsolicited = HashSet::new();
         for op in ops {
             let found = self.book.find(&op.op_id).zip(peer);
             let want = found.and_then(|(found, peer)| self.book.between(found, peer));
             let Some((want, peer)) = want.zip(peer) else {
-                self.unsolicited(url, op, hold);
+                match unsolicited.insert(op.op_id.clone()) {
+                    true => self.unsolicited(url, op, hold),
+                    false => self.stats.repeated += 1,
+                }
                 continue;
             };
             let len = op.data.len() as u64;

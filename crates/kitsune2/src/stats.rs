@@ -50,7 +50,7 @@ stats! {
     counter unanswered,
     /// Ops that came after they counted as not answered.
     counter late,
-    /// Ops that came again while they were being stored.
+    /// Ops that came again while they were being stored, or twice in one response.
     counter repeated,
     /// Pairs that were dropped because the peer never answered.
     counter given_up,

@@ -205,6 +205,9 @@ async fn a_connection_that_ends_with_the_last_of_patience_is_survived() {
     answering(&node, &[(url(2), &held)]);
     node.request(&ids, &url(1)).await;
     until("all are asked", async || node.wire.requests() == 5).await;
+    // Once, it is asked again over another connection.
+    node.wire.handler().peer_disconnect(url(1), None);
+    until("all are asked again", async || node.wire.requests() == 10).await;
     // The first that is in vain is one too many, and takes the peer's other requests with it.
     node.wire.handler().peer_disconnect(url(1), None);
     drained_within(&node, 1).await;
