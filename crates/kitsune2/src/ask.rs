@@ -62,6 +62,11 @@ impl Batch {
     pub(crate) fn sent(&self) -> Time {
         self.sent.unwrap_or(Time::FAR)
     }
+
+    #[cfg(test)]
+    pub(crate) const fn open(&self) -> u32 {
+        self.open
+    }
 }
 
 impl State {

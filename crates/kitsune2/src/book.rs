@@ -294,6 +294,40 @@ impl Book {
         None
     }
 
+    #[cfg(test)]
+    pub(crate) fn peers(&self) -> impl Iterator<Item = (u32, &Peer)> {
+        self.peers.iter().map(|(peer, p)| (peer as u32, p))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn check_idle(&self) {
+        let idle = self.peers.iter().filter(|(_, p)| p.idle.is_some());
+        let stamps: std::collections::BTreeSet<_> = idle
+            .map(|(peer, p)| (p.idle.expect("filtered"), peer as u32))
+            .collect();
+        assert_eq!(stamps.len(), self.idle_count);
+        let valid = self
+            .idle
+            .iter()
+            .filter(|(stamp, peer)| is_idle(&self.peers, *stamp, *peer));
+        assert_eq!(
+            valid.copied().collect::<std::collections::BTreeSet<_>>(),
+            stamps
+        );
+        assert!(self.idle.len() <= 2 * self.idle_count.max(32));
+        assert!(
+            self.peers
+                .iter()
+                .all(|(_, p)| p.wants == 0 || p.idle.is_none())
+        );
+    }
+
+    /// As if two thousand million ops and peers had come and gone.
+    #[cfg(test)]
+    pub(crate) const fn skip_serials(&mut self) {
+        (self.op_serial, self.peer_serial) = (SERIAL_MASK - 1, SERIAL_MASK - 1);
+    }
+
     // ---- wants ----
 
     pub(crate) fn want(&self, want: u32) -> Option<&Wanted> {

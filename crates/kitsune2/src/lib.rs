@@ -57,6 +57,8 @@ mod fetch;
 mod guard;
 mod handler;
 mod inbox;
+#[cfg(test)]
+mod model;
 mod number;
 mod op;
 mod pace;
