@@ -37,7 +37,7 @@ fn url(n: u64) -> Url {
 fn id(n: u64) -> Bytes {
     // Some are too long to be kept in place.
     let mut id = n.to_be_bytes().to_vec();
-    id.resize(if n % 7 == 0 { 60 } else { 32 }, 1);
+    id.resize(if n.is_multiple_of(7) { 60 } else { 32 }, 1);
     id.into()
 }
 

@@ -1,6 +1,8 @@
 //! A node's surroundings for tests: a transport that keeps what is sent, and an op store that counts.
 #![allow(dead_code, reason = "each test uses a part")]
 
+pub(crate) mod touchy;
+
 use bytes::Bytes;
 use gannet_kitsune2::{GannetFetchConfig, GannetFetchFactory, GannetFetchModConfig, Monitor};
 use kitsune2_api::*;
