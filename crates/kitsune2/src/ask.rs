@@ -350,8 +350,8 @@ impl State {
         }
         self.batches.remove(batch as usize);
         self.stats.unanswered += open.len() as u64;
-        // One request is one fault, however many ops it was for.
-        let mut end = match silent {
+        // Missing is the word of a peer that answers, and would call one that is at fault well again.
+        let end = match silent {
             true => End::Failed(Fault::TimedOut),
             false => End::Missing,
         };
@@ -360,7 +360,6 @@ impl State {
                 self.in_vain(now, want);
             }
             self.input(now, Input::Ended { attempt, end });
-            end = End::Missing;
         }
     }
 
