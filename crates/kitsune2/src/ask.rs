@@ -388,25 +388,24 @@ impl State {
         }
         self.batches.remove(batch as usize);
         self.stats.unanswered += open.len() as u64;
-        // One request is one fault, however many ops it was for.
-        let mut end = match silent {
-            true => End::Failed(Fault::TimedOut),
-            false => End::Missing,
+        // Missing is the word of a peer that answers, and would call one that is at fault well again.
+        let end = match () {
+            () if lost => End::Failed(Fault::Unreachable),
+            () if innocent => End::Failed(Fault::Local),
+            () if silent => End::Failed(Fault::TimedOut),
+            () => End::Missing,
         };
         for (attempt, want) in open {
             let mut again = None;
             if let Some(w) = self.book.want_mut(want) {
+                let op = w.op;
                 if lost && !std::mem::replace(&mut w.forgiven, true) {
-                    again = Some(
-                        self.book
-                            .name_of_op(self.book.want(want).expect("found").op),
-                    );
+                    again = Some(self.book.name_of_op(op));
                 } else if !innocent {
                     self.in_vain(now, want);
                 }
             }
             self.input(now, Input::Ended { attempt, end });
-            end = End::Missing;
             if let Some(key) = again {
                 // Nobody was silent: it is asked for again over a new connection.
                 self.input(now, Input::Announced { key, source });

@@ -216,6 +216,27 @@ async fn a_connection_that_ends_with_the_last_of_patience_is_survived() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn silence_of_a_peer_that_lied_is_no_reason_to_ask_it_sooner() {
+    let mut store = MockOpStore::new();
+    store
+        .expect_filter_out_existing_ops()
+        .returning(|ids| Box::pin(async { Ok(ids) }));
+    store
+        .expect_process_incoming_ops()
+        .returning(|_| Box::pin(async { Ok(Vec::new()) }));
+    let node = Node::with(GannetFetchConfig::default(), Some(Arc::new(store))).await;
+    let asked = timing(&node);
+    let (lies, lie_ids) = ops(1);
+    node.request(&lie_ids, &url(1)).await;
+    until("it is asked", async || node.wire.requests() == 1).await;
+    node.wire.answer(&url(1), &lies);
+    until("it has lied", async || node.stats().refused == 1).await;
+    node.request(&ops(3).1, &url(1)).await;
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    assert_eq!(asked.lock().unwrap().len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_second_peer_is_asked_early_where_the_host_says_so() {
     let config = GannetFetchConfig {
         hedge_ms: 300,

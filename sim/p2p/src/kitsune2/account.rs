@@ -62,6 +62,8 @@ pub(crate) struct Run {
     pub(crate) asking: super::asks::Asking,
     pub(crate) storing: super::stores::Storing,
     pub(crate) serving: super::serving::Serving,
+    /// All that was ever said of an op.
+    pub(crate) said: BTreeMap<Bytes, BTreeSet<Bytes>>,
     /// Peers of which the patience with an op that has ended since had come to its end.
     spent: BTreeSet<usize>,
     /// Notifications that are waited for: since when.
@@ -82,6 +84,7 @@ impl Run {
             asking: Default::default(),
             storing: Default::default(),
             serving: Default::default(),
+            said: BTreeMap::new(),
             spent: BTreeSet::new(),
             waiting: BTreeMap::new(),
         }
@@ -102,13 +105,6 @@ impl Run {
         for id in ids {
             self.tell(now, &id);
         }
-    }
-
-    pub(crate) fn of_op(&self, id: &Bytes) -> impl Iterator<Item = (usize, &Pair)> {
-        let range = (id.clone(), 0)..=(id.clone(), usize::MAX);
-        self.pairs
-            .range(range)
-            .map(|((_, peer), pair)| (*peer, pair))
     }
 
     fn of_op_mut(&mut self, id: &Bytes) -> impl Iterator<Item = (usize, &mut Pair)> {
@@ -149,6 +145,10 @@ impl Run {
                 known.clone_from(metadata);
             }
         }
+        for (op, metadata) in ops {
+            let said = self.said.entry(op.clone()).or_default();
+            said.extend(metadata.clone());
+        }
         for (op, metadata) in &call.ops {
             self.tell(now, op);
             let pair = self.pairs.entry((op.clone(), peer)).or_default();
@@ -160,8 +160,13 @@ impl Run {
         self.calls.insert(id, call);
     }
 
-    /// The store has said which of the ops of a call it does not hold.
-    pub(crate) fn looked_up(&mut self, now: u64, id: u64, missing: &BTreeSet<Bytes>) {
+    /// The store was asked for ops of a call, and has said which of them it does not hold.
+    pub(crate) fn looked_up(
+        &mut self,
+        now: u64,
+        id: u64,
+        (asked, missing): (&BTreeSet<Bytes>, &BTreeSet<Bytes>),
+    ) {
         let Some(call) = self.calls.get_mut(&id) else {
             return;
         };
@@ -172,7 +177,7 @@ impl Run {
                 continue;
             };
             pair.touched = now;
-            if missing.contains(op) {
+            if missing.contains(op) || !asked.contains(op) {
                 if !came(op) {
                     pair.passed = true;
                     call.wanted.insert(op.clone());

@@ -40,7 +40,12 @@ impl Node {
                 sim.runs.push(run);
             }
             sim.desks[node].run = run;
-            sim.line(now, "++", format_args!("{node} starts, run {run:?}"));
+            let config = run.map(|_| &peer.config);
+            sim.line(
+                now,
+                "++",
+                format_args!("{node} starts, run {run:?}: {config:?}"),
+            );
             (run, peer, sim.rng.draw())
         });
         let bend = Bend::new(plant.filter(|_| run.is_some()));

@@ -210,10 +210,11 @@ impl Port {
             return failed();
         }
         if let (Some(run), Ok(call)) = (self.run, CALL.try_with(|call| *call)) {
+            let asked = ids.iter().cloned().collect();
             let set = missing.iter().cloned().collect();
             self.shared.with(|sim, now| {
                 if let Some(account) = sim.live(Some(run)) {
-                    account.looked_up(now, call, &set);
+                    account.looked_up(now, call, (&asked, &set));
                 }
             });
         }
