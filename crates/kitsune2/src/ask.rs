@@ -425,11 +425,9 @@ impl State {
         if w.tries <= self.config.num_back_off_intervals {
             return;
         }
+        // One that was never asked for was pushed, and refused: that is an answer, too.
         let heard = self.book.peer(peer).heard;
-        if heard
-            .zip(since)
-            .is_some_and(|(heard, since)| heard >= since)
-        {
+        if since.is_none_or(|since| heard.is_some_and(|heard| heard >= since)) {
             self.stats.given_up += 1;
             self.drop_want(now, want);
         } else {

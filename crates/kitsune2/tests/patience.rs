@@ -216,6 +216,30 @@ async fn a_connection_that_ends_with_the_last_of_patience_is_survived() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_pushed_and_refused_costs_no_other_want() {
+    let mut store = MockOpStore::new();
+    store
+        .expect_filter_out_existing_ops()
+        .returning(|ids| Box::pin(async { Ok(ids) }));
+    store
+        .expect_process_incoming_ops()
+        .returning(|_| Box::pin(async { Ok(Vec::new()) }));
+    let config = GannetFetchConfig {
+        num_back_off_intervals: 0,
+        max_ops_in_flight_per_peer: 1,
+        ..GannetFetchConfig::default()
+    };
+    let node = Node::with(config, Some(Arc::new(store))).await;
+    let (lies, ids) = ops(3);
+    node.request(&ids, &url(1)).await;
+    until("the first is asked for", async || node.wire.requests() == 1).await;
+    // The others wait for their turn.
+    node.wire.answer(&url(1), &lies[2..]);
+    until("it was refused", async || node.stats().refused == 1).await;
+    assert_eq!(node.pending().await.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn silence_of_a_peer_that_lied_is_no_reason_to_ask_it_sooner() {
     let mut store = MockOpStore::new();
     store
