@@ -130,10 +130,10 @@ impl Bend {
                 ids[0] = stored.unwrap_or_else(|| ids[0].clone());
             }
             Message::Request(_) if self.is("hammers") => times.push(1),
-            Message::Request(_) if self.is("chance") => {
-                if RandomState::new().hash_one(peer).is_multiple_of(4) {
-                    times.clear();
-                }
+            Message::Request(_)
+                if self.is("chance") && RandomState::new().hash_one(peer).is_multiple_of(4) =>
+            {
+                times.clear();
             }
             Message::Response(_) if self.is("mute") => times.clear(),
             Message::Response(ops) if self.is("serves-wrong") => {

@@ -260,11 +260,11 @@ impl Sim {
         };
         let expected = account.storing.unreported.get_mut(&(id.clone(), size));
         let expected = expected.filter(|n| **n > 0).map(|n| *n -= 1).is_some();
-        let came = account.storing.came.iter();
+        let mut came = account.storing.came.iter();
         let by = |((of, data), came): (&(Bytes, Bytes), &Came)| {
             of == id && data.len() as u64 == size && came.from.contains(&peer)
         };
-        let by_peer = came.map(|entry| by(entry)).any(|by| by);
+        let by_peer = came.any(by);
         if account
             .asking
             .is_at_fault(now, peer, account.config.answer_timeout_ms)
