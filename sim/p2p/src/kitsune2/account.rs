@@ -29,6 +29,11 @@ pub(crate) struct Pair {
     /// Requests for it since it is wanted, and since there was news of the op.
     pub(crate) asks: u32,
     pub(crate) asks_in_a_row: u32,
+    /// The latest of them does not count: an answer of the peer had no room then.
+    pub(crate) spared: bool,
+    /// Answers that the store refused and that no request waited for: each counts like one that was in
+    /// vain.
+    pub(crate) strays: u32,
     /// When the latest request was decided on, and when it was out.
     pub(crate) decided: u64,
     pub(crate) out: Option<u64>,
@@ -125,9 +130,9 @@ impl Run {
     pub(crate) fn may_be_given_up(&self, pair: &Pair, peer: usize) -> bool {
         let most = u32::from(self.config.num_back_off_intervals) + 1;
         let mut of_peer = self.pairs.iter().filter(|((_, of), _)| *of == peer);
-        pair.asks >= most
+        pair.tries() >= most
             || self.spent.contains(&peer)
-            || of_peer.any(|(_, pair)| pair.asks >= most)
+            || of_peer.any(|(_, pair)| pair.tries() >= most)
     }
 
     // ---- offers ----
@@ -172,17 +177,20 @@ impl Run {
         };
         // Those that came meanwhile are not wanted, either.
         let came = |op: &Bytes| self.reported.get(op).is_some_and(|at| *at > call.began);
-        for op in call.ops.keys() {
+        // A call that waits at a bound looks again, for those that it has not noted yet: what is not
+        // asked for this time stands as it was.
+        for op in call.ops.keys().filter(|op| asked.contains(*op)) {
             let Some(pair) = self.pairs.get_mut(&(op.clone(), call.peer)) else {
                 continue;
             };
             pair.touched = now;
-            if missing.contains(op) || !asked.contains(op) {
+            if missing.contains(op) {
                 if !came(op) {
                     pair.passed = true;
                     call.wanted.insert(op.clone());
                 }
             } else {
+                call.wanted.remove(op);
                 pair.offering.remove(&id);
                 pair.metadata.retain(|(of, _)| *of != id);
             }
@@ -234,7 +242,7 @@ impl Run {
         let most = u32::from(self.config.num_back_off_intervals) + 1;
         let mut spent = BTreeSet::new();
         for (peer, pair) in self.of_op_mut(id) {
-            if pair.asks >= most {
+            if pair.tries() >= most {
                 spent.insert(peer);
             }
             pair.passed = false;
@@ -294,6 +302,11 @@ impl Run {
 }
 
 impl Pair {
+    /// So many times it may have been in vain.
+    const fn tries(&self) -> u32 {
+        self.asks + self.strays
+    }
+
     fn end(&mut self, now: u64, why: &'static str) {
         // What a call under way brings may be wanted after it.
         let offering = std::mem::take(&mut self.offering);
