@@ -49,6 +49,9 @@ pub(crate) struct Call {
     /// Those that will be wanted when it returns, as far as is known.
     wanted: BTreeSet<Bytes>,
     pub(crate) began: u64,
+    /// All that was wanted of its peer was dropped while it waited. Of an op that it names twice, the
+    /// first may have gone by that, and with it what was said of it.
+    broken: bool,
 }
 
 /// One module, from its start to its end.
@@ -143,6 +146,7 @@ impl Run {
             ops: BTreeMap::new(),
             wanted: BTreeSet::new(),
             began: now,
+            broken: false,
         };
         for (op, metadata) in ops {
             let known = call.ops.entry(op.clone()).or_default();
@@ -216,7 +220,7 @@ impl Run {
             if ok && call.wanted.contains(&key.0) {
                 pair.sure.get_or_insert(now);
                 pair.gone = None;
-                let alone = pair.metadata.iter().all(|(of, _)| *of == id);
+                let alone = !call.broken && pair.metadata.iter().all(|(of, _)| *of == id);
                 if let Some(bytes) = metadata.filter(|_| alone) {
                     pair.first.get_or_insert((now, bytes));
                 }
@@ -255,6 +259,7 @@ impl Run {
     pub(crate) fn lost(&mut self, now: u64, peer: usize) {
         for call in self.calls.values_mut().filter(|call| call.peer == peer) {
             call.wanted.clear();
+            call.broken = true;
         }
         let pairs = self.pairs.iter_mut().filter(|((_, of), _)| *of == peer);
         for (_, pair) in pairs {
