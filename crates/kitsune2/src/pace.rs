@@ -4,7 +4,7 @@
 //! message, however large. So requests start small and double as they are answered (slow start), up
 //! to what the sizes seen so far allow.
 
-use crate::config::GannetFetchConfig;
+use crate::{config::GannetFetchConfig, inbox::OP_OVERHEAD};
 
 /// Ops in the first request to a peer.
 const FIRST_BATCH: u32 = 16;
@@ -39,7 +39,7 @@ impl Pace {
     pub(crate) fn batch(&self, tries: u8, config: &GannetFetchConfig) -> u32 {
         let allowed = u64::from(config.max_response_bytes) / self.size.max(1);
         let allowed = u32::try_from(allowed).unwrap_or(u32::MAX);
-        let batch = self.batch.min(allowed);
+        let batch = self.batch.min(allowed).min(ops_max(config));
         (batch >> (3 * u32::from(tries)).min(31)).max(1)
     }
 
@@ -82,6 +82,11 @@ impl Pace {
     }
 }
 
+/// The most ops that an answer may have to be read at all: it is no use to ask for more at once.
+fn ops_max(config: &GannetFetchConfig) -> u32 {
+    config.max_incoming_bytes / 4 / OP_OVERHEAD as u32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,6 +109,17 @@ mod tests {
         // An op larger than a response is asked for alone.
         pace.answered(1, 64 << 20, &config);
         assert_eq!((pace.batch(0, &config), pace.window(&config)), (1, 16));
+    }
+
+    #[test]
+    fn no_more_is_asked_for_at_once_than_would_be_read() {
+        for (bytes, ops) in [(1, 1), (8_191, 7), (8_192, 8), (64 << 20, 16)] {
+            let config = GannetFetchConfig {
+                max_incoming_bytes: bytes,
+                ..Default::default()
+            };
+            assert_eq!(Pace::new(&config).batch(0, &config), ops, "{bytes}");
+        }
     }
 
     #[test]

@@ -225,14 +225,15 @@ impl Runner {
             fates: vec![Fate::Failed; items.len()],
             beside: Vec::new(),
         };
+        if items.len() == 1 {
+            // It has stood alone already.
+            return stored;
+        }
         let half = items.len() / 2;
         let mut parts = vec![half..items.len(), 0..half];
         let (mut alone, mut any) = (0, false);
         for _ in 0..CALLS_MAX {
             let Some(part) = parts.pop() else { break };
-            if part.is_empty() {
-                continue;
-            }
             match self.call(&items[part.clone()]).await {
                 Ok(some) => {
                     any = true;

@@ -29,6 +29,11 @@ pub(crate) struct Pair {
     /// Requests for it since it is wanted, and since there was news of the op.
     pub(crate) asks: u32,
     pub(crate) asks_in_a_row: u32,
+    /// The latest of them does not count: an answer of the peer had no room then.
+    pub(crate) spared: bool,
+    /// Answers that the store refused and that no request waited for: each counts like one that was in
+    /// vain.
+    pub(crate) strays: u32,
     /// When the latest request was decided on, and when it was out.
     pub(crate) decided: u64,
     pub(crate) out: Option<u64>,
@@ -44,6 +49,9 @@ pub(crate) struct Call {
     /// Those that will be wanted when it returns, as far as is known.
     wanted: BTreeSet<Bytes>,
     pub(crate) began: u64,
+    /// All that was wanted of its peer was dropped while it waited. Of an op that it names twice, the
+    /// first may have gone by that, and with it what was said of it.
+    broken: bool,
 }
 
 /// One module, from its start to its end.
@@ -125,9 +133,9 @@ impl Run {
     pub(crate) fn may_be_given_up(&self, pair: &Pair, peer: usize) -> bool {
         let most = u32::from(self.config.num_back_off_intervals) + 1;
         let mut of_peer = self.pairs.iter().filter(|((_, of), _)| *of == peer);
-        pair.asks >= most
+        pair.tries() >= most
             || self.spent.contains(&peer)
-            || of_peer.any(|(_, pair)| pair.asks >= most)
+            || of_peer.any(|(_, pair)| pair.tries() >= most)
     }
 
     // ---- offers ----
@@ -138,6 +146,7 @@ impl Run {
             ops: BTreeMap::new(),
             wanted: BTreeSet::new(),
             began: now,
+            broken: false,
         };
         for (op, metadata) in ops {
             let known = call.ops.entry(op.clone()).or_default();
@@ -172,17 +181,20 @@ impl Run {
         };
         // Those that came meanwhile are not wanted, either.
         let came = |op: &Bytes| self.reported.get(op).is_some_and(|at| *at > call.began);
-        for op in call.ops.keys() {
+        // A call that waits at a bound looks again, for those that it has not noted yet: what is not
+        // asked for this time stands as it was.
+        for op in call.ops.keys().filter(|op| asked.contains(*op)) {
             let Some(pair) = self.pairs.get_mut(&(op.clone(), call.peer)) else {
                 continue;
             };
             pair.touched = now;
-            if missing.contains(op) || !asked.contains(op) {
+            if missing.contains(op) {
                 if !came(op) {
                     pair.passed = true;
                     call.wanted.insert(op.clone());
                 }
             } else {
+                call.wanted.remove(op);
                 pair.offering.remove(&id);
                 pair.metadata.retain(|(of, _)| *of != id);
             }
@@ -208,7 +220,7 @@ impl Run {
             if ok && call.wanted.contains(&key.0) {
                 pair.sure.get_or_insert(now);
                 pair.gone = None;
-                let alone = pair.metadata.iter().all(|(of, _)| *of == id);
+                let alone = !call.broken && pair.metadata.iter().all(|(of, _)| *of == id);
                 if let Some(bytes) = metadata.filter(|_| alone) {
                     pair.first.get_or_insert((now, bytes));
                 }
@@ -234,7 +246,7 @@ impl Run {
         let most = u32::from(self.config.num_back_off_intervals) + 1;
         let mut spent = BTreeSet::new();
         for (peer, pair) in self.of_op_mut(id) {
-            if pair.asks >= most {
+            if pair.tries() >= most {
                 spent.insert(peer);
             }
             pair.passed = false;
@@ -247,6 +259,7 @@ impl Run {
     pub(crate) fn lost(&mut self, now: u64, peer: usize) {
         for call in self.calls.values_mut().filter(|call| call.peer == peer) {
             call.wanted.clear();
+            call.broken = true;
         }
         let pairs = self.pairs.iter_mut().filter(|((_, of), _)| *of == peer);
         for (_, pair) in pairs {
@@ -294,6 +307,11 @@ impl Run {
 }
 
 impl Pair {
+    /// So many times it may have been in vain.
+    const fn tries(&self) -> u32 {
+        self.asks + self.strays
+    }
+
     fn end(&mut self, now: u64, why: &'static str) {
         // What a call under way brings may be wanted after it.
         let offering = std::mem::take(&mut self.offering);

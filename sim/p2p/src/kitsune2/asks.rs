@@ -49,6 +49,20 @@ impl Asking {
         self.at_fault.remove(&peer);
     }
 
+    /// Whether a request for an op is out, and certainly waited for.
+    pub(crate) fn waits(&self, now: u64, peer: usize, id: &Bytes, timeout: u32) -> bool {
+        let out = self.open.get(&(peer, id.clone()));
+        out.is_some_and(|out| now < out + u64::from(timeout))
+    }
+
+    /// What was asked of a peer and may still be waited for: ten times the timeout is the longest.
+    fn may_wait(&self, now: u64, peer: usize, timeout: u32) -> Vec<Bytes> {
+        let longest = 10 * u64::from(timeout);
+        let open = self.open.iter();
+        let open = open.filter(|((of, _), out)| *of == peer && now <= **out + longest);
+        open.map(|((_, id), _)| id.clone()).collect()
+    }
+
     pub(crate) fn arrived(&mut self, id: &Bytes) {
         self.open.retain(|(_, of), _| of != id);
     }
@@ -68,6 +82,21 @@ fn least(config: &GannetFetchConfig, asks: u32) -> u64 {
 }
 
 impl Run {
+    /// There was no room for a response of a peer: what it was asked for until then, and does not
+    /// answer, costs no patience.
+    pub(crate) fn spare(&mut self, now: u64, peer: usize) {
+        for id in self
+            .asking
+            .may_wait(now, peer, self.config.answer_timeout_ms)
+        {
+            if let Some(pair) = self.pairs.get_mut(&(id, peer))
+                && !std::mem::replace(&mut pair.spared, true)
+            {
+                pair.asks_in_a_row = pair.asks_in_a_row.saturating_sub(1);
+            }
+        }
+    }
+
     /// What speaks against asking a peer for this op.
     fn against(&self, decided: u64, id: &Bytes, peer: usize) -> Option<(&'static str, String)> {
         let Some(pair) = self.pairs.get(&(id.clone(), peer)) else {
@@ -151,6 +180,7 @@ impl Sim {
             if let Some(pair) = account.pairs.get_mut(&(id.clone(), peer)) {
                 pair.asks += 1;
                 pair.asks_in_a_row += 1;
+                pair.spared = false;
                 (pair.decided, pair.out) = (decided, None);
             }
         }

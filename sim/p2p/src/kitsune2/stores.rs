@@ -10,6 +10,9 @@ use gannet_kitsune2::FetchStats;
 use kitsune2_api::IncomingOp;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// What an op counts for beside its bytes.
+const OP_OVERHEAD: usize = 256;
+
 /// What is known of answers.
 #[derive(Debug, Default)]
 pub(crate) struct Storing {
@@ -32,6 +35,8 @@ pub(crate) struct Storing {
 #[derive(Debug, Default)]
 struct Came {
     from: BTreeSet<usize>,
+    /// How often, of these, when no request waited for it.
+    strays: BTreeMap<usize, u32>,
     /// Who sent those that are left: since when.
     since: BTreeMap<usize, u64>,
     left: u32,
@@ -96,7 +101,7 @@ impl Sim {
             return;
         };
         let dropped = after.responses_dropped > before.responses_dropped;
-        let size = (size + 128 * ops.len()) as u64;
+        let size = (size + OP_OVERHEAD * ops.len()) as u64;
         account.storing.largest = account.storing.largest.max(size);
         if before.held_bytes == 0 {
             account.storing.lately.clear();
@@ -106,11 +111,15 @@ impl Sim {
         if account.asking.is_at_fault(now, peer, timeout) {
             account.tell_of(now, peer);
         }
+        if dropped {
+            account.spare(now, peer);
+        }
         let (mut late, mut unsolicited) = (false, false);
         for (id, data) in ops {
             if dropped {
                 continue;
             }
+            let waited = account.asking.waits(now, peer, id, timeout);
             account.asking.closed(peer, id);
             let sure = account.surely(now, id, peer);
             let pair = account.pairs.get(&(id.clone(), peer));
@@ -125,6 +134,7 @@ impl Sim {
             storing.latest.insert((id.clone(), peer), now);
             let came = storing.came.entry((id.clone(), data.clone())).or_default();
             came.from.insert(peer);
+            *came.strays.entry(peer).or_default() += u32::from(!waited);
             if came.left == 0 {
                 came.since.clear();
             }
@@ -232,9 +242,19 @@ impl Sim {
             account.tell(now, &id);
             if taken.is_some() {
                 refused = true;
-                let came = account.storing.came.get(&(id.clone(), op.op_data.clone()));
-                let from = came.map(|came| came.from.clone()).unwrap_or_default();
+                let came = account
+                    .storing
+                    .came
+                    .get_mut(&(id.clone(), op.op_data.clone()));
+                let came = came.map(|came| (came.from.clone(), std::mem::take(&mut came.strays)));
+                let (from, strays) = came.unwrap_or_default();
                 from.into_iter().for_each(|peer| account.asking.lied(peer));
+                // One that was pushed, or came late, is waited for no more often than one that was not.
+                for (peer, count) in strays {
+                    if let Some(pair) = account.pairs.get_mut(&(id.clone(), peer)) {
+                        pair.strays += count;
+                    }
+                }
             }
             // Ops that fail together may be tried one by one.
             if taken.is_none() && !alone {
