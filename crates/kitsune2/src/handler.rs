@@ -61,7 +61,14 @@ impl TxModuleHandler for Handler {
             }
             FetchMessageType::Response => {
                 let ops = elements(&message.data);
-                let taken = shared.inbox.may_have(ops) && {
+                if !shared.inbox.may_have(ops) {
+                    // So many are never asked for at once: it answers nothing, and is no reason to
+                    // wait for more of its peer.
+                    tracing::debug!(%peer, ops, "a response of too many ops is dropped");
+                    shared.inbox.dropped.fetch_add(1, Relaxed);
+                    return Ok(());
+                }
+                let taken = {
                     let response = FetchResponse::decode(message.data).map_err(|err| {
                         self.malformed(format!("no fetch response, from {peer}"), err)
                     })?;

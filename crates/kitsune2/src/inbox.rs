@@ -77,7 +77,7 @@ impl Inbox {
     }
 
     /// Whether a response of so many ops may be decoded at all. An op may take two bytes in it, and
-    /// many times that here.
+    /// many times that here. No more are asked for in one request.
     pub(crate) fn may_have(&self, ops: usize) -> bool {
         ops <= 1 || ops.saturating_mul(OP_OVERHEAD) <= self.bytes_max / 4
     }

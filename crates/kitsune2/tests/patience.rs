@@ -324,6 +324,27 @@ async fn one_op_that_the_store_fails_or_panics_on_does_not_keep_others_out() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_fails_with_one_op_is_not_repeated_before_it_is_asked_for_again() {
+    let calls = Arc::new(Mutex::new(0));
+    let mut store = MockOpStore::new();
+    store
+        .expect_filter_out_existing_ops()
+        .returning(|ids| Box::pin(async { Ok(ids) }));
+    let count = calls.clone();
+    store.expect_process_incoming_ops().returning(move |_| {
+        *count.lock().unwrap() += 1;
+        Box::pin(async { Err(K2Error::other("bad op")) })
+    });
+    let node = Node::with(GannetFetchConfig::default(), Some(Arc::new(store))).await;
+    let (held, ids) = ops(1);
+    answering(&node, &[(url(1), &held)]);
+    node.request(&ids, &url(1)).await;
+    until("it failed", async || node.stats().store_failures == 1).await;
+    assert_eq!(*calls.lock().unwrap(), 1);
+    assert_eq!(node.pending().await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_host_that_panics_before_it_returns_a_future_is_survived() {
     let ((held, ids), (other, other_ids)) = (ops(3), ops(2));
     let store = common::touchy::Touchy::new(ids[1].clone()).await;
@@ -479,6 +500,44 @@ async fn a_response_that_does_not_fit_is_counted_and_asked_for_again() {
     drained_within(&node, 200).await;
     assert_eq!(node.stats().ops_stored, 320);
     assert_eq!(node.stats().held_bytes, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_too_large_to_be_read_do_not_keep_a_want_for_ever() {
+    let config = GannetFetchConfig {
+        num_back_off_intervals: 2,
+        // Room for two ops in one response.
+        max_incoming_bytes: 2_048,
+        ..GannetFetchConfig::default()
+    };
+    let node = Node::with(config, None).await;
+    let (lies, _) = ops(3);
+    let wire = Arc::downgrade(&node.wire);
+    node.wire.on_send(move |peer, sent| {
+        if let (Sent::Request(_), Some(wire)) = (sent, wire.upgrade()) {
+            wire.answer(peer, &lies);
+        }
+        Ok(())
+    });
+    node.request(&ops(1).1, &url(1)).await;
+    drained_within(&node, 700).await;
+    let stats = node.stats();
+    assert_eq!((stats.responses_dropped, stats.given_up), (3, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_is_asked_for_at_once_than_would_be_read() {
+    let config = GannetFetchConfig {
+        max_incoming_bytes: 2_048,
+        max_ops_in_flight_per_peer: 2,
+        ..GannetFetchConfig::default()
+    };
+    let node = Node::with(config, None).await;
+    let (held, ids) = ops(40);
+    answering(&node, &[(url(1), &held)]);
+    node.request(&ids, &url(1)).await;
+    drained_within(&node, 700).await;
+    assert_eq!(node.stats().ops_stored, 40);
 }
 
 #[tokio::test(start_paused = true)]

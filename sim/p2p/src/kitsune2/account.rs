@@ -52,6 +52,8 @@ pub(crate) struct Call {
     /// All that was wanted of its peer was dropped while it waited. Of an op that it names twice, the
     /// first may have gone by that, and with it what was said of it.
     broken: bool,
+    /// What the store was asked for so far.
+    looked: BTreeSet<Bytes>,
 }
 
 /// One module, from its start to its end.
@@ -147,6 +149,7 @@ impl Run {
             wanted: BTreeSet::new(),
             began: now,
             broken: false,
+            looked: BTreeSet::new(),
         };
         for (op, metadata) in ops {
             let known = call.ops.entry(op.clone()).or_default();
@@ -181,14 +184,17 @@ impl Run {
         };
         // Those that came meanwhile are not wanted, either.
         let came = |op: &Bytes| self.reported.get(op).is_some_and(|at| *at > call.began);
-        // A call that waits at a bound looks again, for those that it has not noted yet: what is not
-        // asked for this time stands as it was.
-        for op in call.ops.keys().filter(|op| asked.contains(*op)) {
+        // A call that waits at a bound looks again, for those that it has not noted yet: the others stand
+        // as they were. One that was never looked for is wanted.
+        for op in call.ops.keys() {
+            if !asked.contains(op) && call.looked.contains(op) {
+                continue;
+            }
             let Some(pair) = self.pairs.get_mut(&(op.clone(), call.peer)) else {
                 continue;
             };
             pair.touched = now;
-            if missing.contains(op) {
+            if missing.contains(op) || !asked.contains(op) {
                 if !came(op) {
                     pair.passed = true;
                     call.wanted.insert(op.clone());
@@ -199,6 +205,7 @@ impl Run {
                 pair.metadata.retain(|(of, _)| *of != id);
             }
         }
+        call.looked.extend(asked.iter().cloned());
     }
 
     /// A call has ended: all that it offered is taken, or perhaps some of it.

@@ -123,6 +123,12 @@ impl Run {
             return Some(("patience", format!("it was asked for {asks} times in vain")));
         }
         let news = self.news.get(id).is_some_and(|at| *at >= pair.decided);
+        // A call that waits may name it again at any time, which ends a pause unless it was asked for
+        // only just now.
+        let first = u64::from(self.config.first_back_off_interval_ms);
+        let named = pair.out.is_some_and(|out| out + first <= decided)
+            && (self.calls.values()).any(|call| call.peer == peer && call.ops.contains_key(id));
+        let news = news || named;
         let wait =
             u64::from(self.config.answer_timeout_ms) + least(&self.config, pair.asks_in_a_row);
         let out = pair

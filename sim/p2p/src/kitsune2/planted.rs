@@ -93,7 +93,7 @@ impl Bend {
                 config.max_pending_per_peer = 1 << 20;
                 config.max_incoming_bytes = 1 << 30;
             }
-            Some("never-gives-up") => config.num_back_off_intervals = 200,
+            Some("never-gives-up") => config.num_back_off_intervals = 64,
             Some("no-pause") => config.first_back_off_interval_ms = 1,
             Some("pauses-for-ever") => {
                 config.first_back_off_interval_ms = u32::MAX - 1;

@@ -111,7 +111,9 @@ impl Sim {
         if account.asking.is_at_fault(now, peer, timeout) {
             account.tell_of(now, peer);
         }
-        if dropped {
+        // One that could never be read is no answer.
+        let ops_max = account.config.max_incoming_bytes as usize / 4 / OP_OVERHEAD;
+        if dropped && ops.len() <= ops_max.max(1) {
             account.spare(now, peer);
         }
         let (mut late, mut unsolicited) = (false, false);
