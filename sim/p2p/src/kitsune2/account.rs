@@ -308,6 +308,10 @@ impl Run {
             if there && pair.gone.is_none() {
                 pair.sure.get_or_insert(now);
             }
+            if !there && pair.sure.is_some_and(|at| at < now) && pair.gone.is_none() {
+                // A request that was decided on before this may still go out.
+                pair.end(now, "given up");
+            }
             there || !pair.offering.is_empty() || pair.gone.is_some() || pair.touched == now
         });
         self.spent.clear();
