@@ -221,10 +221,12 @@ impl Run {
             };
             pair.offering.remove(&id);
             pair.touched = now;
+            // What fails at the very moment may go before or after it is taken.
+            let fails = pair.gone == Some((now, "failed"));
             if pair.passed {
                 pair.gone = None;
             }
-            if ok && call.wanted.contains(&key.0) {
+            if ok && !fails && call.wanted.contains(&key.0) {
                 pair.sure.get_or_insert(now);
                 pair.gone = None;
                 let alone = !call.broken && pair.metadata.iter().all(|(of, _)| *of == id);
@@ -305,6 +307,10 @@ impl Run {
             let there = seen.contains(key);
             if there && pair.gone.is_none() {
                 pair.sure.get_or_insert(now);
+            }
+            if !there && pair.sure.is_some_and(|at| at < now) && pair.gone.is_none() {
+                // A request that was decided on before this may still go out.
+                pair.end(now, "given up");
             }
             there || !pair.offering.is_empty() || pair.gone.is_some() || pair.touched == now
         });

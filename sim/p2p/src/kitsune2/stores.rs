@@ -137,7 +137,9 @@ impl Sim {
             let came = storing.came.entry((id.clone(), data.clone())).or_default();
             came.from.insert(peer);
             *came.strays.entry(peer).or_default() += u32::from(!waited);
-            if came.left == 0 {
+            // One that the store has just now may be given to it again.
+            let mut stored = storing.calls.values().flatten();
+            if came.left == 0 && !stored.any(|op| op.op_id[..] == id[..]) {
                 came.since.clear();
             }
             came.since.entry(peer).or_insert(now);
