@@ -3,7 +3,7 @@
 mod common;
 
 use bytes::Bytes;
-use common::{Node, Sent, offer, op, ops, until, url};
+use common::{Node, Sent, offer, op, ops, store_that, until, url};
 use gannet_kitsune2::GannetFetchConfig;
 use kitsune2_api::*;
 use kitsune2_core::factories::MemoryOp;
@@ -149,20 +149,6 @@ async fn one_stored_op_clears_all_its_pairs_and_no_other() {
         node.pending().await == [(other.clone(), url(1))]
     })
     .await;
-}
-
-fn store_that(
-    process: impl Fn(Vec<IncomingOp>) -> K2Result<Vec<OpId>> + Send + Sync + 'static,
-) -> DynOpStore {
-    let mut store = MockOpStore::new();
-    store
-        .expect_filter_out_existing_ops()
-        .returning(|ids| Box::pin(async { Ok(ids) }));
-    store.expect_process_incoming_ops().returning(move |ops| {
-        let result = process(ops);
-        Box::pin(async { result })
-    });
-    Arc::new(store)
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@
 mod common;
 
 use bytes::Bytes;
-use common::{Node, Sent, Wire, offer, op, ops, until, url};
+use common::{Node, Sent, Wire, offer, op, ops, store_that, until, url};
 use gannet_kitsune2::GannetFetchConfig;
 use kitsune2_api::*;
 use kitsune2_core::factories::MemoryOp;
@@ -217,19 +217,13 @@ async fn a_connection_that_ends_with_the_last_of_patience_is_survived() {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_pushed_and_refused_costs_no_other_want() {
-    let mut store = MockOpStore::new();
-    store
-        .expect_filter_out_existing_ops()
-        .returning(|ids| Box::pin(async { Ok(ids) }));
-    store
-        .expect_process_incoming_ops()
-        .returning(|_| Box::pin(async { Ok(Vec::new()) }));
+    let store = store_that(|_| Ok(Vec::new()));
     let config = GannetFetchConfig {
         num_back_off_intervals: 0,
         max_ops_in_flight_per_peer: 1,
         ..GannetFetchConfig::default()
     };
-    let node = Node::with(config, Some(Arc::new(store))).await;
+    let node = Node::with(config, Some(store)).await;
     let (lies, ids) = ops(3);
     node.request(&ids, &url(1)).await;
     until("the first is asked for", async || node.wire.requests() == 1).await;
@@ -241,14 +235,8 @@ async fn what_was_pushed_and_refused_costs_no_other_want() {
 
 #[tokio::test(start_paused = true)]
 async fn silence_of_a_peer_that_lied_is_no_reason_to_ask_it_sooner() {
-    let mut store = MockOpStore::new();
-    store
-        .expect_filter_out_existing_ops()
-        .returning(|ids| Box::pin(async { Ok(ids) }));
-    store
-        .expect_process_incoming_ops()
-        .returning(|_| Box::pin(async { Ok(Vec::new()) }));
-    let node = Node::with(GannetFetchConfig::default(), Some(Arc::new(store))).await;
+    let store = store_that(|_| Ok(Vec::new()));
+    let node = Node::with(GannetFetchConfig::default(), Some(store)).await;
     let asked = timing(&node);
     let (lies, lie_ids) = ops(1);
     node.request(&lie_ids, &url(1)).await;
@@ -326,16 +314,12 @@ async fn one_op_that_the_store_fails_or_panics_on_does_not_keep_others_out() {
 #[tokio::test(start_paused = true)]
 async fn a_call_that_fails_with_one_op_is_not_repeated_before_it_is_asked_for_again() {
     let calls = Arc::new(Mutex::new(0));
-    let mut store = MockOpStore::new();
-    store
-        .expect_filter_out_existing_ops()
-        .returning(|ids| Box::pin(async { Ok(ids) }));
     let count = calls.clone();
-    store.expect_process_incoming_ops().returning(move |_| {
+    let store = store_that(move |_| {
         *count.lock().unwrap() += 1;
-        Box::pin(async { Err(K2Error::other("bad op")) })
+        Err(K2Error::other("bad op"))
     });
-    let node = Node::with(GannetFetchConfig::default(), Some(Arc::new(store))).await;
+    let node = Node::with(GannetFetchConfig::default(), Some(store)).await;
     let (held, ids) = ops(1);
     answering(&node, &[(url(1), &held)]);
     node.request(&ids, &url(1)).await;
@@ -382,18 +366,14 @@ async fn a_liar_is_passed_over_for_an_honest_peer() {
         .map(|op| (op.compute_op_id(), Bytes::from(op.clone())))
         .collect();
     let stored = Arc::new(Mutex::new(HashSet::new()));
-    let mut store = MockOpStore::new();
-    store
-        .expect_filter_out_existing_ops()
-        .returning(|ids| Box::pin(async { Ok(ids) }));
     let keep = stored.clone();
-    store.expect_process_incoming_ops().returning(move |ops| {
+    let store = store_that(move |ops| {
         let good = ops.into_iter().filter(|op| honest[&op.op_id] == op.op_data);
         let good: Vec<OpId> = good.map(|op| op.op_id).collect();
         keep.lock().unwrap().extend(good.iter().cloned());
-        Box::pin(async { Ok(good) })
+        Ok(good)
     });
-    let node = Node::with(GannetFetchConfig::default(), Some(Arc::new(store))).await;
+    let node = Node::with(GannetFetchConfig::default(), Some(store)).await;
     let lies: HashMap<OpId, MetaOp> = ids
         .iter()
         .map(|id| {

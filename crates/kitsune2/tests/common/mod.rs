@@ -319,3 +319,18 @@ pub(crate) async fn until(what: &str, mut it: impl AsyncFnMut() -> bool) {
         .await
         .unwrap_or_else(|_| panic!("it never happened that {what}"));
 }
+
+/// An op store that holds nothing, and does this with what comes.
+pub(crate) fn store_that(
+    process: impl Fn(Vec<IncomingOp>) -> K2Result<Vec<OpId>> + Send + Sync + 'static,
+) -> DynOpStore {
+    let mut store = MockOpStore::new();
+    store
+        .expect_filter_out_existing_ops()
+        .returning(|ids| Box::pin(async { Ok(ids) }));
+    store.expect_process_incoming_ops().returning(move |ops| {
+        let result = process(ops);
+        Box::pin(async { result })
+    });
+    Arc::new(store)
+}
