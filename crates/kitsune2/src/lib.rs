@@ -27,15 +27,19 @@
 //! | `serve` | requests of peers |
 //! | `handler`, `inbox` | what the transport hands over |
 //! | `factory`, `fetch` | the traits |
+//! | `shared`, `guard` | what the tasks have in common; calls to the host, whose panics are errors |
+//! | `config`, `stats` | settings; what is counted |
+//! | `op`, `number` | ids of ops as they are kept; tables by number |
 //!
 //! # Guarantees
 //!
 //! - An op is wanted until the op store has it, or until every peer that offered it was given up.
 //!   A pair of op and peer that is not in the summary is not asked for.
 //! - An op that the store holds is not asked for, nor one that came meanwhile.
-//! - A failed send drops all that is wanted of the peer, at once. Silence is asked again: after 20 s,
-//!   growing to 10 min in four pauses; then the want is dropped, and if the peer answered nothing
-//!   all the while, all that is wanted of it.
+//! - A failed send drops all that is wanted of the peer, at once. Silence (of two seconds) is asked
+//!   again: after 20 s, growing to 10 min in four pauses; then the want is dropped, and if the peer
+//!   answered nothing all the while, all that is wanted of it. A peer that was at fault and answers
+//!   again ends the pauses of what waits for it, and those requests count.
 //! - The notification that nothing is pending fires however the last want went: stored, given up,
 //!   dropped with its peer, or with the module itself.
 //! - No lock is held across a send or a call to the store. Memory is bounded by the configuration.
