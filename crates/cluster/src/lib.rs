@@ -1,6 +1,7 @@
 //! The decisions of a Gannet cluster, as plain state: who its members are ([`View`]), who fetches a
-//! datum for all of them ([`View::ranked`]), and how a datum that all want at once spreads among them
-//! ([`Spread`]).
+//! datum for all of them ([`View::ranked`]), how a datum that all want at once spreads among them
+//! ([`Spread`]), what a member answers when another asks it ([`Desk`]), and how one finds its way to
+//! a datum ([`Errand`]).
 //!
 //! Nothing here does input or output, reads a clock or draws a number: the same calls give the same
 //! answers, on every member and in a simulation. What moves bytes and looks up addresses is for those
@@ -12,11 +13,15 @@
 //! - **Nobody's link carries it all.** A coordinator sends a datum to a few; those who ask later are
 //!   sent on to members that have it or are receiving it. So it reaches n members in O(log n) steps.
 
+mod desk;
+mod errand;
 mod member;
 mod placement;
 mod spread;
 mod view;
 
+pub use desk::{Ask, Desk, Have, Reply, Role};
+pub use errand::{Ended, Errand, Step};
 pub use member::Member;
 pub use spread::{Answer, Spread, SpreadConfig};
-pub use view::{Change, View};
+pub use view::{Change, Through, View};

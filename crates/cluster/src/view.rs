@@ -33,6 +33,23 @@ impl Change {
     }
 }
 
+/// Through whom a member gets a datum, before it asks the origin itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Through<'a> {
+    /// It is the coordinator.
+    Nobody {
+        /// Who coordinated it before this member came, and may still have it.
+        before: Option<&'a Member>,
+    },
+    /// Others.
+    Members {
+        /// The coordinator.
+        first: &'a Member,
+        /// Who stands in for it, unless that is this member itself.
+        second: Option<&'a Member>,
+    },
+}
+
 impl View {
     /// Sees itself alone, until there is a first look.
     pub fn new(me: Member) -> Self {
@@ -107,6 +124,18 @@ impl View {
     pub fn ranked(&self, key: u64) -> (&Member, Option<&Member>) {
         let (first, second) = placement::best_two(key, &self.members);
         (first.unwrap_or(&self.me), second)
+    }
+
+    /// Through whom this member gets a datum.
+    pub fn through(&self, key: u64) -> Through<'_> {
+        let (first, second) = self.ranked(key);
+        if *first == self.me {
+            return Through::Nobody { before: second };
+        }
+        Through::Members {
+            first,
+            second: second.filter(|second| **second != self.me),
+        }
     }
 
     /// Whether this member coordinates a key; or stands in, where the asker says that the first cannot
