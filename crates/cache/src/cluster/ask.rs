@@ -1,0 +1,749 @@
+//! Asking others: the transport of the peer fetcher, and of what a new coordinator asks the one
+//! before.
+//!
+//! One attempt is one errand (`gannet_cluster::Errand`): to the coordinator, from there perhaps on to
+//! a member that has the datum, and back when that one fails. Bytes are used as they come, each frame
+//! once its checksum fits, and go on at the same byte when the errand goes on elsewhere.
+//!
+//! What the origin said through the coordinator is as good as if it had said so to us: it ends the
+//! fetch, so that an origin in trouble is not asked the same by every member.
+
+use super::{
+    Cluster, HOME, WORDS_TTL,
+    frame::{Decoder, Frame, Kind, answer_key},
+    message::{Head, Question, Refusal, Refused, Trouble, What},
+    metrics::Asked,
+    under_way::{Entered, Receiving},
+};
+use crate::{
+    key::{CacheKey, ChunkKey},
+    plans::{self, Plans},
+    transport::{ChunkFrom, Reply, Ways, chunk_answer, held_answer},
+    ttl::TtlMap,
+    types::ObjectError,
+};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _, stream};
+use gannet::{
+    Answer, AttemptError, ByteStream, FetchError, Fetcher, Heartbeat, Request, StreamError,
+    Transport,
+    engine::{End, Fault, FetchId, SourceId, Stage},
+};
+use gannet_cluster::{Ended, Errand, Member, Reply as Said, Role, Step};
+use gannet_link::LinkError;
+use http::StatusCode;
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use std::{
+    collections::VecDeque,
+    future::IntoFuture as _,
+    sync::Arc,
+    time::Duration,
+};
+
+/// The path of a question.
+pub(super) const ASK: &str = "/gannet/1/ask";
+/// The longest refusal.
+const REFUSAL_BYTES_MAX: usize = 1024;
+/// Words that end a fetch are remembered for so long.
+const FINAL_TTL: Duration = Duration::from_secs(60);
+
+/// How the peer fetcher reaches members, and falls back on the home fetcher.
+#[derive(Clone, Debug)]
+pub(crate) struct PeerTransport(Arc<Peer>);
+
+#[derive(Debug)]
+struct Peer {
+    ways: Arc<Ways>,
+    cluster: Arc<Cluster>,
+    home: Fetcher<CacheKey, Reply>,
+    plans: Plans,
+    /// What ends a fetch, by fetch.
+    finals: TtlMap<FetchId, Final>,
+}
+
+/// What a member's word means for the other candidates of a fetch.
+#[derive(Clone, Debug)]
+enum Final {
+    /// Nobody would say anything else.
+    Ever(AttemptError),
+    /// Nobody, until the coordinator is asked again.
+    ThisTime(AttemptError),
+    /// The coordinator takes itself for none: who stands in for it would say the same.
+    NotThere,
+}
+
+impl PeerTransport {
+    pub(crate) fn new(
+        ways: Arc<Ways>,
+        cluster: Arc<Cluster>,
+        home: Fetcher<CacheKey, Reply>,
+        plans: Plans,
+    ) -> Self {
+        Self(Arc::new(Peer {
+            ways,
+            cluster,
+            home,
+            plans,
+            finals: TtlMap::new(4096, usize::MAX),
+        }))
+    }
+}
+
+impl Transport for PeerTransport {
+    type Key = CacheKey;
+    type Meta = Reply;
+
+    async fn open(&self, request: Request<CacheKey, Reply>) -> Result<Answer<Reply>, AttemptError> {
+        let peer = &self.0;
+        let asker = peer.ways.askers.of(request.fetch, &request.key);
+        let asker = asker.unwrap_or_else(|| "-".into());
+        tracing::debug!(
+            request = %asker, key = ?request.key, source = request.source.0, fetch = request.fetch.0,
+            from_byte = request.from_byte, stage = ?request.stage, "attempt at a member"
+        );
+        let answer = peer.open(&request, &asker).await;
+        if let Err(error) = &answer {
+            tracing::debug!(
+                request = %asker, key = ?request.key, source = request.source.0,
+                fetch = request.fetch.0, end = ?error.end, detail = %error.detail, "attempt at a member failed"
+            );
+        }
+        answer
+    }
+}
+
+impl Peer {
+    async fn open(
+        self: &Arc<Self>,
+        request: &Request<CacheKey, Reply>,
+        asker: &Arc<str>,
+    ) -> Result<Answer<Reply>, AttemptError> {
+        let key = &request.key;
+        let entered = self.cluster.receiving.enter(key);
+        // Another fetch of this key may have ended between the caller's look and this one's begin.
+        if request.stage == Stage::First {
+            if let CacheKey::Chunk(chunk) = key
+                && let Some((_, blob)) = self.ways.tiers.open_local(&chunk.place(), chunk.len()).await
+            {
+                return held_answer(chunk, &blob, request.from_byte);
+            }
+            if let Some(reply) = self.ways.answered_meanwhile(key) {
+                return Ok(Answer::whole(reply, Bytes::new()));
+            }
+        }
+        let members = self.cluster.members();
+        let (member, is_first) = {
+            let first = match members.view.through(key.placement()) {
+                gannet_cluster::Through::Members { first, .. } => Some(first),
+                gannet_cluster::Through::Nobody { .. } => None,
+            };
+            let member = members.by_id(request.source).cloned();
+            let is_first = member.as_ref() == first;
+            (member, is_first)
+        };
+        drop(members);
+        match self.finals.get(&request.fetch).map(|found| found.value) {
+            Some(Final::Ever(error)) => return Err(error),
+            Some(Final::ThisTime(error)) if !is_first => return Err(error),
+            Some(Final::NotThere) if !is_first && request.source != HOME => {
+                return Err(AttemptError::failed(
+                    Fault::NotCoordinator,
+                    "the coordinator is there, and takes itself for none",
+                ));
+            }
+            _ => {}
+        }
+        if request.source == HOME {
+            return self.at_home(request, entered).await;
+        }
+        let Some(member) = member else {
+            return Err(AttemptError::failed(Fault::Local, "no member any more"));
+        };
+        // Who is not the coordinator is asked only where that one failed, is silent, or is left alone
+        // for having failed of late: so it may be told that it cannot be reached.
+        let role = if is_first {
+            Role::Coordinator
+        } else {
+            Role::StandIn
+        };
+        let mut asking = Asking::new(
+            Arc::clone(&self.cluster),
+            &self.ways.origin_id,
+            key,
+            request.from_byte,
+            (member, role),
+            (Arc::clone(asker), request.heartbeat.clone()),
+            entered,
+        );
+        let first = match asking.next().await {
+            Ok(first) => first,
+            Err(error) => return Err(self.told(request, error)),
+        };
+        let Some(Event::Head(head)) = first else {
+            return Err(AttemptError::failed(Fault::Malformed, "no head"));
+        };
+        let CacheKey::Chunk(chunk) = key else {
+            let reply = self.learn(key, head);
+            return reply.map(|reply| Answer::whole(reply, Bytes::new()));
+        };
+        let peer = Arc::clone(self);
+        let (fetch, key) = (request.fetch, key.clone());
+        let body = pieces(asking)
+            .map(move |item| item.map_err(|error| peer.told_of(&key, fetch, error)));
+        let body = Box::pin(body);
+        Ok(chunk_answer(chunk, ChunkFrom::Member, request.from_byte, body))
+    }
+
+    /// Has our own home fetcher get it.
+    async fn at_home(
+        self: &Arc<Self>,
+        request: &Request<CacheKey, Reply>,
+        entered: Entered,
+    ) -> Result<Answer<Reply>, AttemptError> {
+        let key = request.key.clone();
+        let working = Working::new(request.heartbeat.clone(), entered, self.cluster.beat);
+        let told = {
+            let (peer, key, fetch) = (Arc::clone(self), key.clone(), request.fetch);
+            move |error: &FetchError| {
+                let said = crate::failure::object_error(error, |source| {
+                    peer.ways.sources.is_primary(source)
+                });
+                peer.told_of(&key, fetch, AskError::Said(said))
+            }
+        };
+        let CacheKey::Chunk(chunk) = &key else {
+            let plan = match key {
+                CacheKey::List(_) | CacheKey::Buckets => &self.plans.listing,
+                _ => &self.plans.question,
+            };
+            let fetch = self.home.fetch(key).plan(Arc::clone(plan));
+            let fetched = fetch.priority(plans::QUESTION).await;
+            drop(working);
+            let reply = fetched.map_err(|error| told(&error))?.meta;
+            return Ok(Answer::whole(reply, Bytes::new()));
+        };
+        let total = chunk.len();
+        let fetch = self.home.stream(key.clone()).at(request.from_byte);
+        // It goes on for as long as the peer's fetch does, which wants it.
+        let fetch = fetch.plan(self.plans.ahead(total)).priority(plans::DEMAND);
+        let streaming = fetch.into_future().await.map_err(|error| told(&error))?;
+        let state = (streaming.body, working);
+        let body = stream::unfold(Some((state, told)), |state| async move {
+            let ((mut body, working), told) = state?;
+            let item = body.next().await?;
+            Some(match item {
+                Ok(bytes) => (Ok(bytes), Some(((body, working), told))),
+                Err(StreamError::Failed(error)) => (Err(told(&error)), None),
+                Err(error) => {
+                    let error = AttemptError::failed(Fault::Truncated, error.to_string());
+                    (Err(error), None)
+                }
+            })
+        });
+        let body = Box::pin(body);
+        Ok(chunk_answer(chunk, ChunkFrom::Local, request.from_byte, body))
+    }
+
+    fn told(&self, request: &Request<CacheKey, Reply>, error: AskError) -> AttemptError {
+        self.told_of(&request.key, request.fetch, error)
+    }
+
+    /// What an errand's end means for the attempt, and for the candidates behind it.
+    fn told_of(&self, key: &CacheKey, fetch: FetchId, error: AskError) -> AttemptError {
+        let said = match error {
+            AskError::Way(error) => return error,
+            AskError::NotCoordinator => {
+                self.finals.insert(fetch, Final::NotThere, 1, FINAL_TTL);
+                return AttemptError::failed(Fault::NotCoordinator, "not the coordinator");
+            }
+            AskError::Said(said) => said,
+        };
+        self.cluster
+            .words
+            .insert(key.clone(), said.clone(), 64, WORDS_TTL);
+        let text = said.to_string();
+        let ever = match said {
+            ObjectError::NoSuchKey | ObjectError::NoSuchBucket => AttemptError {
+                end: End::Missing,
+                detail: text.into(),
+            },
+            ObjectError::EtagChanged => {
+                self.changed(key);
+                AttemptError::failed(Fault::Changed, text)
+            }
+            ObjectError::AccessDenied
+            | ObjectError::MissingEtag
+            | ObjectError::Unsupported(_)
+            | ObjectError::InvalidRange { .. }
+            | ObjectError::Invalid(_) => AttemptError::failed(Fault::Forbidden, text),
+            // The origin bears no more: that others ask it too would not help.
+            ObjectError::SlowDown(_) => {
+                let error = AttemptError::failed(Fault::Local, text);
+                let now = Final::ThisTime(error.clone());
+                self.finals.insert(fetch, now, 1, FINAL_TTL);
+                return error;
+            }
+            // Perhaps it is the member's way to the origin that is at fault.
+            ObjectError::Unavailable(_) | ObjectError::Internal(_) => {
+                return AttemptError::failed(Fault::Local, text);
+            }
+        };
+        self.finals
+            .insert(fetch, Final::Ever(ever.clone()), 1, FINAL_TTL);
+        ever
+    }
+
+    /// The origin has another version, as a member has learnt.
+    fn changed(&self, key: &CacheKey) {
+        if let CacheKey::Chunk(ChunkKey { version, .. }) = key {
+            self.ways.meta.drop_version(&version.name, &version.etag);
+            self.cluster.gone(&version.name, &version.etag);
+        }
+    }
+
+    /// Keeps an answer for as long as it is good, and gives it.
+    fn learn(&self, key: &CacheKey, head: Head) -> Result<Reply, AttemptError> {
+        let malformed = || AttemptError::failed(Fault::Malformed, "an answer to another question");
+        let object = |trouble: Trouble| ObjectError::from(trouble);
+        let fresh = |ms: u64| Duration::from_millis(ms);
+        Ok(match (key, head) {
+            (CacheKey::Head(name), Head::Object { answer, fresh_ms }) => {
+                let known = match answer {
+                    Ok(meta) => Ok(Arc::new(meta.read().ok_or_else(malformed)?)),
+                    Err(trouble) => Err(object(trouble)),
+                };
+                self.ways.meta.insert_for(name, &known, fresh(fresh_ms));
+                Reply::Head(known)
+            }
+            (CacheKey::List(query), Head::List { answer, fresh_ms }) => {
+                Reply::List(match answer {
+                    Ok(page) => {
+                        let page = Arc::new(page.read().ok_or_else(malformed)?);
+                        let listings = &self.ways.listings;
+                        listings.keep_page_for(query, &page, fresh(fresh_ms));
+                        Ok(page)
+                    }
+                    Err(trouble) => Err(object(trouble)),
+                })
+            }
+            (CacheKey::Buckets, Head::Buckets { answer, fresh_ms }) => {
+                Reply::Buckets(match answer {
+                    Ok(buckets) => {
+                        let buckets = buckets.into_iter().map(super::message::Bucket::read);
+                        let buckets: Option<Arc<[_]>> = buckets.collect();
+                        let buckets = buckets.ok_or_else(malformed)?;
+                        let listings = &self.ways.listings;
+                        listings.keep_buckets_for(&buckets, fresh(fresh_ms));
+                        Ok(buckets)
+                    }
+                    Err(trouble) => Err(object(trouble)),
+                })
+            }
+            (CacheKey::Bucket(bucket), Head::Bucket { answer, fresh_ms }) => {
+                let answer = answer.map_err(object);
+                let listings = &self.ways.listings;
+                listings.keep_bucket_for(bucket, &answer, fresh(fresh_ms));
+                Reply::Bucket(answer)
+            }
+            _ => return Err(malformed()),
+        })
+    }
+}
+
+/// Beats while our own home fetcher is at work on a key: what it waits for is bounded by its plan.
+#[derive(Debug)]
+struct Working(tokio::task::AbortHandle);
+
+impl Working {
+    fn new(heartbeat: Heartbeat, entered: Entered, every: Duration) -> Self {
+        let task = tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(every);
+            loop {
+                ticks.tick().await;
+                heartbeat.beat();
+                entered.sign();
+            }
+        });
+        Self(task.abort_handle())
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Cluster {
+    /// Asks the member that coordinated a chunk before us for it, if it holds it. One that does not is
+    /// quick to say so, and one that does sends without waiting for anybody.
+    pub(crate) async fn ask_holder(
+        self: &Arc<Self>,
+        origin: &str,
+        chunk: &ChunkKey,
+        member: SourceId,
+        request: &Request<CacheKey, Reply>,
+        asker: Arc<str>,
+    ) -> Result<ByteStream, AttemptError> {
+        let member = self.members().by_id(member).cloned();
+        let member = member.ok_or_else(AttemptError::missing)?;
+        let key = CacheKey::Chunk(chunk.clone());
+        // What we wait for here is a copy that is held: no relay may wait for us on its account.
+        let entered = Receiving::default().enter(&key);
+        let mut asking = Asking::new(
+            Arc::clone(self),
+            origin,
+            &key,
+            request.from_byte,
+            (member, Role::Holder),
+            (asker, request.heartbeat.clone()),
+            entered,
+        );
+        match asking.next().await? {
+            Some(Event::Head(Head::Chunk { .. })) => {}
+            _ => return Err(AttemptError::failed(Fault::Malformed, "no head")),
+        }
+        Ok(Box::pin(pieces(asking).map(|item| item.map_err(AttemptError::from))))
+    }
+}
+
+/// The bytes of a chunk, after its head.
+fn pieces(asking: Asking) -> impl Stream<Item = Result<Bytes, AskError>> + Send {
+    stream::unfold(Some((asking, VecDeque::new())), |state| async move {
+        let (mut asking, mut parts): (_, VecDeque<Bytes>) = state?;
+        loop {
+            if let Some(part) = parts.pop_front() {
+                return Some((Ok(part), Some((asking, parts))));
+            }
+            match asking.next().await {
+                Ok(Some(Event::Data(data))) => parts = data.into(),
+                Ok(Some(Event::Head(_))) => {}
+                Ok(None) => return None,
+                Err(error) => return Some((Err(error), None)),
+            }
+        }
+    })
+}
+
+/// Why an errand brought nothing, or no more.
+#[derive(Clone, Debug)]
+pub(super) enum AskError {
+    /// The way there.
+    Way(AttemptError),
+    /// Whoever was asked takes itself for no coordinator.
+    NotCoordinator,
+    /// What the origin said, or what is the matter with it.
+    Said(ObjectError),
+}
+
+impl From<AskError> for AttemptError {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::Way(error) => error,
+            AskError::NotCoordinator => {
+                Self::failed(Fault::NotCoordinator, "not the coordinator")
+            }
+            AskError::Said(said) => Self::failed(Fault::Local, said.to_string()),
+        }
+    }
+}
+
+/// What comes of an errand.
+#[derive(Debug)]
+pub(super) enum Event {
+    Head(Head),
+    /// The next bytes, in parts.
+    Data(Vec<Bytes>),
+}
+
+/// One errand under way.
+pub(super) struct Asking {
+    cluster: Arc<Cluster>,
+    what: What,
+    request: Arc<str>,
+    heartbeat: Heartbeat,
+    entered: Entered,
+    errand: Errand,
+    /// The first step, until it is taken.
+    step: Option<Step>,
+    /// The next byte, and the last one's end; of a chunk.
+    at: u64,
+    end: Option<u64>,
+    answer: Option<Arriving>,
+    over: bool,
+}
+
+/// An answer that is being read.
+struct Arriving {
+    body: Incoming,
+    decoder: Decoder,
+}
+
+impl Asking {
+    pub(super) fn new(
+        cluster: Arc<Cluster>,
+        origin: &str,
+        key: &CacheKey,
+        from_byte: u64,
+        (first, role): (Member, Role),
+        (request, heartbeat): (Arc<str>, Heartbeat),
+        entered: Entered,
+    ) -> Self {
+        let (errand, step) = Errand::new(cluster.me().clone(), first, role);
+        let what = What::of(key, origin, cluster.known_gone(key));
+        Self {
+            what,
+            request,
+            heartbeat,
+            entered,
+            errand,
+            step: Some(step),
+            at: from_byte,
+            end: match key {
+                CacheKey::Chunk(chunk) => Some(chunk.len()),
+                _ => None,
+            },
+            answer: None,
+            over: false,
+            cluster,
+        }
+    }
+
+    /// The next thing that comes; `None` after the last byte of a chunk.
+    pub(super) async fn next(&mut self) -> Result<Option<Event>, AskError> {
+        let event = self.advance().await;
+        let metrics = &self.cluster.metrics;
+        match &event {
+            Ok(Some(Event::Data(parts))) => {
+                metrics.received(parts.iter().map(|part| part.len() as u64).sum());
+            }
+            Ok(Some(Event::Head(_))) if self.end.is_some() => {}
+            Ok(_) if !self.over => {
+                self.over = true;
+                metrics.asked(Asked::Ok);
+            }
+            Err(AskError::Said(_)) => metrics.asked(Asked::Said),
+            _ => {}
+        }
+        event
+    }
+
+    async fn advance(&mut self) -> Result<Option<Event>, AskError> {
+        if let Some(step) = self.step.take() {
+            self.follow(step, None).await?;
+        }
+        loop {
+            let frame = match self.frame().await {
+                Ok(frame) => frame,
+                Err(error) => {
+                    let step = self.errand.failed();
+                    self.follow(step, Some(error)).await?;
+                    continue;
+                }
+            };
+            let unfit = |what: &'static str| AttemptError::failed(Fault::Malformed, what);
+            let failed = match frame.kind {
+                Kind::Beat => {
+                    self.entered.sign();
+                    self.heartbeat.beat();
+                    continue;
+                }
+                Kind::Head => match serde_json::from_slice(&frame.text()) {
+                    Ok(Head::Chunk { total }) if self.end != Some(total) => {
+                        unfit("a chunk of another length")
+                    }
+                    Ok(head) => return Ok(Some(Event::Head(head))),
+                    Err(_) => unfit("a head that is none"),
+                },
+                Kind::Data => {
+                    let len: u64 = frame.payload.iter().map(|part| part.len() as u64).sum();
+                    let left = self.end.unwrap_or(0).saturating_sub(self.at);
+                    if frame.offset == self.at && len <= left {
+                        self.at += len;
+                        self.entered.sign();
+                        return Ok(Some(Event::Data(frame.payload)));
+                    }
+                    unfit("bytes that were not asked for")
+                }
+                Kind::End if self.end.is_none_or(|end| self.at == end) => return Ok(None),
+                Kind::End => unfit("an end before the last byte"),
+                Kind::Fail => match serde_json::from_slice::<Trouble>(&frame.text()) {
+                    Ok(trouble) => return Err(AskError::Said(trouble.into())),
+                    Err(_) => unfit("a failure that is none"),
+                },
+                Kind::Refer => {
+                    let address = String::from_utf8_lossy(&frame.text()).into_owned();
+                    let member = self.cluster.member(&address);
+                    let step = self.errand.answered(Said::Refer(member));
+                    self.follow(step, None).await?;
+                    continue;
+                }
+            };
+            let step = self.errand.failed();
+            self.follow(step, Some(failed)).await?;
+        }
+    }
+
+    /// The next frame of the answer that is being read.
+    async fn frame(&mut self) -> Result<Frame, AttemptError> {
+        let patience = self.errand.is_referred().then_some(self.cluster.patience);
+        let Some(answer) = &mut self.answer else {
+            return Err(AttemptError::failed(Fault::Local, "nobody was asked"));
+        };
+        let frame = answer.frame();
+        let frame = match patience {
+            // To be asked for again where it comes from, before the engine asks somebody else.
+            Some(patience) => match tokio::time::timeout(patience, frame).await {
+                Ok(frame) => frame,
+                Err(_) => Err(AttemptError::failed(Fault::TimedOut, "a silent relay")),
+            },
+            None => frame.await,
+        };
+        if let Err(error) = &frame
+            && error.end == End::Failed(Fault::Malformed)
+        {
+            tracing::warn!(member = ?self.errand.at(), detail = %error.detail, "a corrupt answer");
+            self.cluster.metrics.asked(Asked::Corrupt);
+        }
+        frame
+    }
+
+    /// Takes steps until somebody serves. `why` is what led to the first.
+    async fn follow(
+        &mut self,
+        mut step: Step,
+        mut why: Option<AttemptError>,
+    ) -> Result<(), AskError> {
+        self.answer = None;
+        loop {
+            let (member, ask) = match step {
+                Step::Ask(member, ask) => (member, ask),
+                Step::Read => return Ok(()),
+                Step::End(ended) => return Err(self.ended(ended, why)),
+            };
+            let question = Question::new(&ask, self.what.clone(), self.at, &self.request);
+            tracing::debug!(request = %self.request, ?member, role = ?ask.role, at = self.at, "asking");
+            step = match self.post(&member, &question).await {
+                Ok(Asks::Frames(answer)) => {
+                    self.answer = Some(answer);
+                    return Ok(());
+                }
+                Ok(Asks::Refused(Refused::NotCoordinator)) => {
+                    self.errand.answered(Said::NotCoordinator)
+                }
+                Ok(Asks::Refused(Refused::NotHere)) => self.errand.answered(Said::NotHere),
+                Err(error) => {
+                    tracing::debug!(?member, detail = %error.detail, "a member failed us");
+                    why = Some(error);
+                    self.errand.failed()
+                }
+            };
+        }
+    }
+
+    fn ended(&self, ended: Ended, why: Option<AttemptError>) -> AskError {
+        let corrupt = |error: &AttemptError| error.end == End::Failed(Fault::Malformed);
+        if !why.as_ref().is_some_and(corrupt) {
+            self.cluster.metrics.asked(ended.into());
+        }
+        match ended {
+            Ended::NotCoordinator => AskError::NotCoordinator,
+            Ended::NotHere => AskError::Way(AttemptError::missing()),
+            Ended::Failed => AskError::Way(
+                why.unwrap_or_else(|| AttemptError::failed(Fault::Unreachable, "unreachable")),
+            ),
+            // Those to whom it sent us failed, not the member itself.
+            Ended::Lost => AskError::Way(AttemptError::failed(Fault::Local, "led astray")),
+        }
+    }
+
+    async fn post(&self, member: &Member, question: &Question) -> Result<Asks, AttemptError> {
+        // Nobody can send us to where no member is.
+        if !self.cluster.is_member(member) {
+            return Err(AttemptError::failed(Fault::Local, "not a member"));
+        }
+        let body = serde_json::to_vec(question)
+            .map_err(|error| AttemptError::failed(Fault::Local, error.to_string()))?;
+        let key = answer_key(&self.cluster.credentials.binding(), &body);
+        let posted = self
+            .cluster
+            .links
+            .post(member.address(), ASK, Bytes::from(body));
+        let posted = if self.errand.is_referred() {
+            match tokio::time::timeout(self.cluster.patience, posted).await {
+                Ok(posted) => posted,
+                Err(_) => {
+                    return Err(AttemptError::failed(Fault::TimedOut, "a silent relay"));
+                }
+            }
+        } else {
+            posted.await
+        };
+        let answer = posted.map_err(|error| link_error(&error))?;
+        match answer.status() {
+            StatusCode::OK => Ok(Asks::Frames(Arriving {
+                body: answer.into_body(),
+                decoder: Decoder::new(key),
+            })),
+            StatusCode::CONFLICT => {
+                let body = Limited::new(answer.into_body(), REFUSAL_BYTES_MAX).collect();
+                let body = body
+                    .await
+                    .map_err(|error| AttemptError::failed(Fault::Truncated, error.to_string()))?;
+                let refusal: Refusal = serde_json::from_slice(&body.to_bytes())
+                    .map_err(|error| AttemptError::failed(Fault::Malformed, error.to_string()))?;
+                Ok(Asks::Refused(refusal.refused))
+            }
+            status => Err(AttemptError::failed(
+                Fault::Refused,
+                format!("{} answered {status}", member.address()),
+            )),
+        }
+    }
+}
+
+enum Asks {
+    Frames(Arriving),
+    Refused(Refused),
+}
+
+impl Arriving {
+    async fn frame(&mut self) -> Result<Frame, AttemptError> {
+        loop {
+            match self.decoder.next() {
+                Ok(Some(frame)) => return Ok(frame),
+                Ok(None) => {}
+                Err(error) => {
+                    return Err(AttemptError::failed(Fault::Malformed, error.to_string()));
+                }
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Ok(bytes) = frame.into_data() {
+                        self.decoder.push(bytes);
+                    }
+                }
+                Some(Err(error)) => {
+                    return Err(AttemptError::failed(Fault::Truncated, error.to_string()));
+                }
+                None => return Err(AttemptError::failed(Fault::Truncated, "it broke off")),
+            }
+        }
+    }
+}
+
+/// What a link that failed means to the engine.
+fn link_error(error: &LinkError) -> AttemptError {
+    let fault = match error {
+        LinkError::Refused { .. } | LinkError::Tls { .. } | LinkError::NotAuthenticated { .. } => {
+            Fault::Refused
+        }
+        LinkError::Unreachable { .. } => Fault::Unreachable,
+        LinkError::TimedOut { .. } => Fault::TimedOut,
+        LinkError::Broken { .. } => Fault::Truncated,
+        LinkError::Malformed { .. } => Fault::Malformed,
+        LinkError::Config(_) => Fault::Local,
+    };
+    AttemptError::failed(fault, error.to_string())
+}

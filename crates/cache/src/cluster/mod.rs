@@ -1,0 +1,301 @@
+//! The cluster as one cache in it sees it: who the members are, how they are reached, and what is
+//! under way to and from them.
+//!
+//! ```text
+//!   a client's want                        another member's question
+//!         |                                          |
+//!     core: who coordinates it?                  serve.rs: Desk says what to answer
+//!      |               |                          |                |
+//!    ours           others'                  begin or join     what is under way, or held
+//!      |               |                          |                |
+//!    home <--------- peer --- ask.rs -> members  home          home, peer, tiers
+//!      |            (fallback)
+//!  origins, stores
+//! ```
+//!
+//! Two fetchers: *home* fetches what this member coordinates or must fetch itself, and waits for no
+//! other member (but for what one holds already); *peer* asks others, and falls back on home. Each has its own bounds on
+//! bytes and fetches, so that what waits for other members can never be in the way of what they wait
+//! for. All decisions about who is asked and what is answered are `gannet-cluster`'s; failover, hedging
+//! and health are the engine's.
+
+mod admin;
+mod ask;
+mod frame;
+mod message;
+mod metrics;
+mod node;
+mod serve;
+mod under_way;
+
+pub(crate) use ask::PeerTransport;
+pub(crate) use metrics::ClusterMetrics;
+pub(crate) use node::{Joining, Node};
+use serve::serve;
+
+use crate::{
+    key::CacheKey,
+    select::{MEMBERS, Source, Sources},
+    ttl::TtlMap,
+    types::{ObjectError, ObjectName},
+};
+use arc_swap::ArcSwap;
+use gannet::{
+    Fetcher, Select, Soon,
+    engine::SourceId,
+};
+use gannet_cluster::{Ask, Change, Desk, Have, Member, Reply, SpreadConfig, Through, View};
+use gannet_link::{Credentials, Links};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::time::Instant;
+use under_way::Receiving;
+
+/// What a member was told in vain is remembered for so long.
+const WORDS_TTL: Duration = Duration::from_secs(5);
+/// An etag that is gone is named to those who are asked anew for so long.
+const GONE_TTL: Duration = Duration::from_secs(60);
+/// After members have come or gone, a new coordinator asks the one before for so long.
+const HANDOVER: Duration = Duration::from_secs(3600);
+/// In the peer fetcher: our own home fetcher.
+pub(crate) const HOME: SourceId = SourceId(0);
+
+/// Who the members are at one time, and what the engines call them.
+#[derive(Debug)]
+pub(crate) struct Members {
+    pub(crate) view: View,
+    ids: HashMap<Member, SourceId>,
+    by_id: HashMap<SourceId, Member>,
+    /// When members came or went last.
+    changed: Instant,
+}
+
+/// The cluster as this member sees it.
+pub(crate) struct Cluster {
+    me: Member,
+    desk: Mutex<Desk>,
+    members: ArcSwap<Members>,
+    credentials: Arc<Credentials>,
+    links: Links,
+    start: Instant,
+    /// The period of heartbeats, and for how long a relay may be silent.
+    beat: Duration,
+    patience: Duration,
+    /// What is being received from other members.
+    pub(crate) receiving: Receiving,
+    /// What others said of a key that could not be had.
+    words: TtlMap<CacheKey, ObjectError>,
+    /// Versions that the origin does not have any more.
+    gone: TtlMap<ObjectName, Arc<str>>,
+    pub(crate) metrics: ClusterMetrics,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster")
+            .field("me", &self.me)
+            .field("members", &self.members)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Cluster {
+    /// A member that sees itself alone, until it is told of others.
+    pub(crate) fn new(
+        me: Member,
+        sends_max: u32,
+        hedge_after: Duration,
+        credentials: Arc<Credentials>,
+        links: Links,
+    ) -> Self {
+        let spread = SpreadConfig {
+            sends_max,
+            ..SpreadConfig::default()
+        };
+        let now = Instant::now();
+        let desk = Desk::new(me.clone(), spread);
+        let members = Members {
+            view: desk.view().clone(),
+            ids: HashMap::new(),
+            by_id: HashMap::new(),
+            changed: now,
+        };
+        Self {
+            me,
+            members: ArcSwap::from_pointee(members),
+            desk: Mutex::new(desk),
+            credentials,
+            links,
+            start: now,
+            beat: hedge_after / 4,
+            patience: hedge_after / 2,
+            receiving: Receiving::default(),
+            words: TtlMap::new(4096, 1 << 20),
+            gone: TtlMap::new(4096, 4 << 20),
+            metrics: ClusterMetrics::default(),
+        }
+    }
+
+    /// Ourselves.
+    pub(crate) const fn me(&self) -> &Member {
+        &self.me
+    }
+
+    /// Who the members are now.
+    pub(crate) fn members(&self) -> arc_swap::Guard<Arc<Members>> {
+        self.members.load()
+    }
+
+    /// Takes what a look at the members has brought; `None` where it failed.
+    pub(crate) fn looked(&self, found: Option<Vec<Member>>) -> Change {
+        self.metrics.looked(found.is_some());
+        let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
+        let change = desk.looked(found);
+        let before = self.members.load();
+        let mut after = Members {
+            view: desk.view().clone(),
+            ids: before.ids.clone(),
+            by_id: before.by_id.clone(),
+            changed: before.changed,
+        };
+        if !change.is_empty() {
+            after.changed = Instant::now();
+        }
+        for member in &change.went {
+            if let Some(id) = after.ids.remove(member) {
+                after.by_id.remove(&id);
+            }
+        }
+        for member in &change.came {
+            // Never used again: what is remembered of a member is of one life of it.
+            let id = SourceId(MEMBERS + self.metrics.next_member());
+            after.ids.insert(member.clone(), id);
+            after.by_id.insert(id, member.clone());
+        }
+        self.members.store(Arc::new(after));
+        change
+    }
+
+    /// What to answer to a member that asks for this key, of which we have so much.
+    fn answer(&self, key: &CacheKey, ask: &Ask, have: Have) -> Reply {
+        let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
+        desk.answer(self.start.elapsed(), key.placement(), ask, have)
+    }
+
+    /// The member at this address, with its weight if it is known.
+    fn member(&self, address: &str) -> Member {
+        let plain = Member::new(address);
+        let members = self.members();
+        let known = members.ids.get_key_value(&plain).map(|(known, _)| known);
+        let known = known.or_else(|| members.ids.keys().find(|known| known.address() == address));
+        known.cloned().unwrap_or(plain)
+    }
+
+    /// Whether this is one of the other members, as we see them.
+    fn is_member(&self, member: &Member) -> bool {
+        self.members().ids.contains_key(member)
+    }
+
+    /// Notes that the origin has another version by now.
+    pub(crate) fn gone(&self, name: &ObjectName, etag: &Arc<str>) {
+        let weight = name.bucket.len() + name.key.len() + etag.len();
+        self.gone
+            .insert(name.clone(), Arc::clone(etag), weight, GONE_TTL);
+    }
+
+    fn known_gone(&self, key: &CacheKey) -> Option<Arc<str>> {
+        match key {
+            CacheKey::Head(name) => Some(self.gone.get(name)?.value),
+            _ => None,
+        }
+    }
+
+    /// What a member said of a key that could not be had, if that is why it could not.
+    pub(crate) fn words(&self, key: &CacheKey) -> Option<ObjectError> {
+        Some(self.words.get(key)?.value)
+    }
+
+    /// The other members' questions are sent through these.
+    pub(crate) const fn links(&self) -> &Links {
+        &self.links
+    }
+}
+
+impl Members {
+    /// Whether this member fetches a key for all.
+    pub(crate) fn is_ours(&self, key: &CacheKey) -> bool {
+        matches!(self.view.through(key.placement()), Through::Nobody { .. })
+    }
+
+    /// The other members.
+    pub(crate) fn others(&self) -> impl Iterator<Item = &Member> {
+        self.ids.keys()
+    }
+
+    /// What the engines call a member.
+    pub(crate) fn id(&self, member: &Member) -> Option<SourceId> {
+        self.ids.get(member).copied()
+    }
+
+    /// The member of this number.
+    pub(crate) fn by_id(&self, id: SourceId) -> Option<&Member> {
+        self.by_id.get(&id)
+    }
+
+    /// Who may hold what we coordinate since a short while: the one before us.
+    pub(crate) fn holder(&self, key: &CacheKey) -> Option<SourceId> {
+        if self.changed.elapsed() > HANDOVER {
+            return None;
+        }
+        match self.view.through(key.placement()) {
+            Through::Nobody {
+                before: Some(before),
+            } => self.id(before),
+            _ => None,
+        }
+    }
+
+    /// The sources of a key that others coordinate, best first.
+    fn ranked(&self, key: &CacheKey) -> Vec<SourceId> {
+        let members = match self.view.through(key.placement()) {
+            Through::Nobody { .. } => [None, None],
+            Through::Members { first, second } => [Some(first), second],
+        };
+        let ids = members.into_iter().flatten().filter_map(|m| self.id(m));
+        ids.chain([HOME]).collect()
+    }
+}
+
+/// Members, best first, and then we ourselves.
+#[derive(Clone, Debug)]
+pub(crate) struct PeerSelect(pub(crate) Arc<Cluster>);
+
+impl Select<CacheKey> for PeerSelect {
+    fn rank(&self, key: &CacheKey, _up: &[SourceId]) -> Soon<Vec<SourceId>> {
+        Soon::Now(self.0.members().ranked(key))
+    }
+}
+
+/// Tells the fetchers of members that came and went.
+pub(crate) fn apply<M: Clone + Send + Sync + 'static>(
+    cluster: &Cluster,
+    before: &Members,
+    change: &Change,
+    fetchers: [&Fetcher<CacheKey, M>; 2],
+) {
+    let now = cluster.members();
+    for fetcher in fetchers {
+        for id in change.went.iter().filter_map(|member| before.id(member)) {
+            fetcher.remove_source(id);
+        }
+        for id in change.came.iter().filter_map(|member| now.id(member)) {
+            fetcher.add_source(id, Sources::group(Source::Member(id)));
+        }
+    }
+    for member in &change.went {
+        cluster.links.forget(member.address());
+    }
+}

@@ -1,0 +1,447 @@
+//! Answering others: what a member sends when another asks it.
+//!
+//! What to answer is decided at the desk (`gannet_cluster::Desk`); here it is said how much is held,
+//! and the answer is sent: bytes as they come, heartbeats while there are none, and what the origin
+//! said where there will be none. Nothing is asked of a third member on behalf of the asker.
+
+use super::{
+    Cluster,
+    ask::ASK,
+    frame::{DATA_BYTES_MAX, Encoder, Kind, answer_key},
+    message::{Bucket, Head, Meta, Page, Purge, PurgeDone, Question, Refusal, Refused, Trouble, What},
+    metrics::Answered,
+};
+use crate::{
+    core::{Core, ReadPath, Route},
+    edge::backend::RequestContext,
+    key::{CacheKey, ChunkKey},
+    read,
+    transport::Reply,
+    types::{ObjectError, Segment, SegmentStream},
+};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _, stream};
+use gannet_cluster::{Ask, Have, Reply as Says};
+use gannet_link::Peer;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::body::Frame;
+use std::{
+    convert::Infallible,
+    future::Future,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::Interval;
+
+/// Forget what is known of some objects.
+pub(crate) const PURGE: &str = "/gannet/1/purge";
+/// Fetch a chunk into the store; the question is as for the chunk.
+pub(crate) const WARM: &str = "/gannet/1/warm";
+/// Whether a member is there.
+pub(crate) const STATUS: &str = "/gannet/1/status";
+
+/// The body of an answer.
+pub(crate) type Served = UnsyncBoxBody<Bytes, Infallible>;
+
+/// Answers one request of another member.
+pub(crate) async fn serve(
+    path: ReadPath,
+    cluster: Arc<Cluster>,
+    peer: Peer,
+    request: Request<Bytes>,
+) -> Response<Served> {
+    let body = request.body();
+    match request.uri().path() {
+        ASK => ask(&path.0, &cluster, &peer, body).await,
+        WARM => warm(&path.0, &cluster, body).await,
+        PURGE => purge(&path, body).await,
+        STATUS => json(StatusCode::OK, &serde_json::json!({ "v": 1 })),
+        _ => text(StatusCode::NOT_FOUND, "no such path"),
+    }
+}
+
+async fn ask(
+    core: &Arc<Core>,
+    cluster: &Arc<Cluster>,
+    peer: &Peer,
+    body: &Bytes,
+) -> Response<Served> {
+    let question = match Question::read(body) {
+        Ok(question) => question,
+        Err(why) => {
+            tracing::warn!(peer = %peer.address, why, "a question that is none");
+            cluster.metrics.answered(Answered::Refused);
+            return text(StatusCode::BAD_REQUEST, &why);
+        }
+    };
+    let key = match question.what.key(&core.origin_id, core.chunk_size) {
+        Ok(key) => key,
+        Err(why) => {
+            tracing::warn!(peer = %peer.address, why, "a question for another cache");
+            return refuse(cluster, Refused::NotCoordinator);
+        }
+    };
+    if let CacheKey::Chunk(chunk) = &key
+        && question.from_byte >= chunk.len()
+    {
+        cluster.metrics.answered(Answered::Refused);
+        return text(StatusCode::BAD_REQUEST, "nothing is left to ask for");
+    }
+    if let (What::Head { gone: Some(gone), .. }, CacheKey::Head(name)) = (&question.what, &key) {
+        core.ways.meta.drop_version(name, gone);
+    }
+    let asked = question.ask(|address| cluster.member(address));
+    let have = have(core, cluster, &key).await;
+    let says = cluster.answer(&key, &asked, have);
+    tracing::debug!(
+        request = question.request, ?key, asker = ?asked.asker, role = ?asked.role, ?have, ?says,
+        "asked by a member"
+    );
+    let mut encoder = Encoder::new(answer_key(&cluster.credentials.binding(), body));
+    match says {
+        Says::NotCoordinator => refuse(cluster, Refused::NotCoordinator),
+        Says::NotHere => refuse(cluster, Refused::NotHere),
+        Says::Refer(member) => {
+            cluster.metrics.answered(Answered::Referred);
+            let frame = encoder.frame(Kind::Refer, member.address().as_bytes());
+            Response::new(Full::new(frame).boxed_unsync())
+        }
+        Says::Serve | Says::Fill => {
+            cluster.metrics.answered(Answered::Served);
+            let serving = Serving {
+                core: Arc::clone(core),
+                cluster: Arc::clone(cluster),
+                route: if have == Have::Receiving && says == Says::Serve {
+                    Route::Peer
+                } else {
+                    Route::Home
+                },
+                signs: cluster.receiving.signs(&key),
+                at: question.from_byte,
+                ticks: ticks(cluster.beat),
+                stage: begin(core, &key, &question, &asked, have, &says),
+                key,
+                encoder,
+            };
+            let frames = serving.frames().map(|bytes| Ok(Frame::data(bytes)));
+            Response::new(StreamBody::new(frames).boxed_unsync())
+        }
+    }
+}
+
+/// How much of a datum is here.
+async fn have(core: &Arc<Core>, cluster: &Arc<Cluster>, key: &CacheKey) -> Have {
+    let held = match key {
+        CacheKey::Chunk(chunk) => {
+            let place = chunk.place();
+            let held = core.ways.tiers.open_local(&place, chunk.len()).await;
+            held.is_some()
+        }
+        key => core.ways.answered_meanwhile(key).is_some(),
+    };
+    if held {
+        Have::Whole
+    } else if core.ways.under_way.has(key) {
+        Have::Filling
+    } else if cluster.receiving.has(key) {
+        Have::Receiving
+    } else {
+        Have::Nothing
+    }
+}
+
+/// An answer being sent.
+struct Serving {
+    core: Arc<Core>,
+    cluster: Arc<Cluster>,
+    key: CacheKey,
+    route: Route,
+    encoder: Encoder,
+    stage: Stage,
+    /// The next byte of the chunk.
+    at: u64,
+    ticks: Interval,
+    /// Signs heard from upstream when the last heartbeat was sent.
+    signs: u64,
+}
+
+enum Stage {
+    /// A chunk whose first byte is not at hand.
+    Opening(Pin<Box<dyn Future<Output = Result<SegmentStream, ObjectError>> + Send>>),
+    Reading(SegmentStream),
+    /// Bytes that are longer than a frame may be.
+    Rest(Bytes, SegmentStream),
+    /// Anything else.
+    Asking(Pin<Box<dyn Future<Output = Result<Head, ObjectError>> + Send>>),
+    Over,
+}
+
+fn begin(
+    core: &Arc<Core>,
+    key: &CacheKey,
+    question: &Question,
+    asked: &Ask,
+    have: Have,
+    says: &Says,
+) -> Stage {
+    let mut hasher = DefaultHasher::new();
+    asked.asker.address().hash(&mut hasher);
+    let context = RequestContext {
+        request_id: question.request.as_str().into(),
+        // Members take turns.
+        owner: (hasher.finish() >> 32) as u32,
+    };
+    let route = if have == Have::Receiving && *says == Says::Serve {
+        Route::Peer
+    } else {
+        Route::Home
+    };
+    let (core, key) = (Arc::clone(core), key.clone());
+    match key {
+        CacheKey::Chunk(ChunkKey { version, index }) => {
+            let from_byte = question.from_byte;
+            Stage::Opening(Box::pin(async move {
+                let chunk = ChunkKey { version, index };
+                let all = chunk.range();
+                let range = all.start + from_byte..all.end;
+                read::open_for_member(&core, &chunk.version, range, &context, route).await
+            }))
+        }
+        key => Stage::Asking(Box::pin(async move { answer(&core, &key, &context, route).await })),
+    }
+}
+
+/// The answer to a question, and for how long it is good.
+async fn answer(
+    core: &Arc<Core>,
+    key: &CacheKey,
+    context: &RequestContext,
+    route: Route,
+) -> Result<Head, ObjectError> {
+    let reply = match core.ways.answered_meanwhile(key) {
+        Some(reply) => reply,
+        None => core.ask_by(key.clone(), context, route).await?,
+    };
+    let fresh = core.ways.fresh_for(key).unwrap_or(Duration::ZERO);
+    let fresh_ms = u64::try_from(fresh.as_millis()).unwrap_or(u64::MAX);
+    let trouble = |error: &ObjectError| Trouble::from(error);
+    Ok(match reply {
+        Reply::Head(known) => Head::Object {
+            answer: known.as_ref().map(|meta| Meta::from(&**meta)).map_err(trouble),
+            fresh_ms,
+        },
+        Reply::List(page) => Head::List {
+            answer: page.as_ref().map(|page| Page::from(&**page)).map_err(trouble),
+            fresh_ms,
+        },
+        Reply::Buckets(buckets) => Head::Buckets {
+            answer: buckets
+                .as_ref()
+                .map(|buckets| buckets.iter().map(Bucket::from).collect())
+                .map_err(trouble),
+            fresh_ms,
+        },
+        Reply::Bucket(answer) => Head::Bucket {
+            answer: answer.as_ref().copied().map_err(trouble),
+            fresh_ms,
+        },
+        Reply::Chunk { .. } => return Err(ObjectError::Internal("a chunk unasked for".into())),
+    })
+}
+
+impl Serving {
+    /// The frames of the answer, to its end.
+    fn frames(self) -> impl Stream<Item = Bytes> {
+        stream::unfold(self, |mut serving| async move {
+            let frames = serving.next().await?;
+            Some((stream::iter(frames), serving))
+        })
+        .flatten()
+    }
+
+    /// The next frames.
+    async fn next(&mut self) -> Option<Vec<Bytes>> {
+        enum Came {
+            Opened(Result<SegmentStream, ObjectError>),
+            Segment(Option<Result<Segment, ObjectError>>),
+            Answer(Result<Head, ObjectError>),
+            Tick,
+        }
+        loop {
+            let came = match &mut self.stage {
+                Stage::Over => return None,
+                Stage::Rest(..) => {
+                    let Stage::Rest(rest, stream) = std::mem::replace(&mut self.stage, Stage::Over)
+                    else {
+                        return None;
+                    };
+                    return Some(self.data(rest, stream));
+                }
+                Stage::Opening(opening) => tokio::select! {
+                    biased;
+                    opened = opening => Came::Opened(opened),
+                    _ = self.ticks.tick() => Came::Tick,
+                },
+                Stage::Reading(stream) => tokio::select! {
+                    biased;
+                    segment = stream.next() => Came::Segment(segment),
+                    _ = self.ticks.tick() => Came::Tick,
+                },
+                Stage::Asking(asking) => tokio::select! {
+                    biased;
+                    answer = asking => Came::Answer(answer),
+                    _ = self.ticks.tick() => Came::Tick,
+                },
+            };
+            match came {
+                Came::Tick if self.is_at_work() => {
+                    return Some(vec![self.encoder.frame(Kind::Beat, b"")]);
+                }
+                Came::Tick => {}
+                Came::Opened(Ok(stream)) => {
+                    self.stage = Stage::Reading(stream);
+                    let total = match &self.key {
+                        CacheKey::Chunk(chunk) => chunk.len(),
+                        _ => 0,
+                    };
+                    return Some(vec![self.head(&Head::Chunk { total })]);
+                }
+                Came::Segment(Some(Ok(Segment::Bytes(bytes)))) => {
+                    let Stage::Reading(stream) = std::mem::replace(&mut self.stage, Stage::Over)
+                    else {
+                        return None;
+                    };
+                    return Some(self.data(bytes, stream));
+                }
+                Came::Segment(None) => {
+                    self.stage = Stage::Over;
+                    return Some(vec![self.encoder.frame(Kind::End, b"")]);
+                }
+                Came::Answer(Ok(head)) => {
+                    self.stage = Stage::Over;
+                    let head = self.head(&head);
+                    return Some(vec![head, self.encoder.frame(Kind::End, b"")]);
+                }
+                Came::Segment(Some(Ok(Segment::File { .. }))) => {
+                    let error = ObjectError::Internal("a file unasked for".into());
+                    return Some(self.fail(&error));
+                }
+                Came::Opened(Err(error))
+                | Came::Segment(Some(Err(error)))
+                | Came::Answer(Err(error)) => return Some(self.fail(&error)),
+            }
+        }
+    }
+
+    /// Whether somebody is at work on what is not here yet: we ourselves, or, where we only pass on,
+    /// somebody from whom we have heard since the last time.
+    fn is_at_work(&mut self) -> bool {
+        if self.route == Route::Peer {
+            let signs = self.cluster.receiving.signs(&self.key);
+            return signs != std::mem::replace(&mut self.signs, signs);
+        }
+        // Until the first byte, the queue bounds the wait; after it, the plan of what is under way.
+        matches!(self.stage, Stage::Opening(_) | Stage::Asking(_))
+            || self.core.ways.under_way.has(&self.key)
+    }
+
+    fn data(&mut self, mut bytes: Bytes, stream: SegmentStream) -> Vec<Bytes> {
+        let part = bytes.split_to(bytes.len().min(DATA_BYTES_MAX));
+        self.stage = if bytes.is_empty() {
+            Stage::Reading(stream)
+        } else {
+            Stage::Rest(bytes, stream)
+        };
+        let head = self.encoder.head(Kind::Data, self.at, &part);
+        self.at += part.len() as u64;
+        self.cluster.metrics.sent(part.len() as u64);
+        vec![head, part]
+    }
+
+    fn head(&mut self, head: &Head) -> Bytes {
+        let json = serde_json::to_vec(head).unwrap_or_default();
+        self.encoder.frame(Kind::Head, &json)
+    }
+
+    fn fail(&mut self, error: &ObjectError) -> Vec<Bytes> {
+        self.stage = Stage::Over;
+        let json = serde_json::to_vec(&Trouble::from(error)).unwrap_or_default();
+        vec![self.encoder.frame(Kind::Fail, &json)]
+    }
+}
+
+fn ticks(every: Duration) -> Interval {
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks
+}
+
+/// Fetches a chunk that we coordinate into our store.
+async fn warm(core: &Arc<Core>, cluster: &Arc<Cluster>, body: &Bytes) -> Response<Served> {
+    let question = match Question::read(body) {
+        Ok(question) => question,
+        Err(why) => return text(StatusCode::BAD_REQUEST, &why),
+    };
+    let key = question.what.key(&core.origin_id, core.chunk_size);
+    let Ok(CacheKey::Chunk(chunk)) = key else {
+        return refuse(cluster, Refused::NotCoordinator);
+    };
+    let asked = question.ask(|address| cluster.member(address));
+    let stands_in = asked.role == gannet_cluster::Role::StandIn;
+    let placement = CacheKey::Chunk(chunk.clone()).placement();
+    if !cluster.members().view.answers_for(placement, stands_in) {
+        return refuse(cluster, Refused::NotCoordinator);
+    }
+    let context = RequestContext {
+        request_id: question.request.as_str().into(),
+        owner: u32::MAX,
+    };
+    match crate::warm::warm_here(core, chunk, &context).await {
+        Ok(fetched) => json(StatusCode::OK, &Head::Warmed { fetched }),
+        Err(error) => json(StatusCode::UNPROCESSABLE_ENTITY, &Trouble::from(&error)),
+    }
+}
+
+async fn purge(path: &ReadPath, body: &Bytes) -> Response<Served> {
+    let purge: Purge = match serde_json::from_slice(body) {
+        Ok(purge) => purge,
+        Err(error) => return text(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    match path.purge_here(purge.bucket.as_deref(), &purge.prefix).await {
+        Ok(purged) => json(
+            StatusCode::OK,
+            &PurgeDone {
+                objects: purged.objects,
+                chunks: purged.chunks,
+                pages: purged.pages,
+            },
+        ),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
+fn refuse(cluster: &Cluster, refused: Refused) -> Response<Served> {
+    cluster.metrics.answered(match refused {
+        Refused::NotCoordinator => Answered::NotCoordinator,
+        Refused::NotHere => Answered::NotHere,
+    });
+    json(StatusCode::CONFLICT, &Refusal { refused })
+}
+
+fn json(status: StatusCode, body: &impl serde::Serialize) -> Response<Served> {
+    let body = serde_json::to_vec(body).unwrap_or_default();
+    respond(status, body.into())
+}
+
+fn text(status: StatusCode, text: &str) -> Response<Served> {
+    respond(status, Bytes::copy_from_slice(text.as_bytes()))
+}
+
+fn respond(status: StatusCode, body: Bytes) -> Response<Served> {
+    let mut response = Response::new(Full::new(body).boxed_unsync());
+    *response.status_mut() = status;
+    response
+}
