@@ -29,6 +29,11 @@ use tokio_rustls::TlsConnector;
 /// What we let a member send us in a response's head.
 const HEAD_BYTES_MAX: u32 = 16 << 10;
 
+/// What HTTP/2 allows.
+const WINDOW_MAX: u32 = (1 << 31) - 1;
+const FRAME_MAX_MIN: u32 = 1 << 14;
+const FRAME_MAX_MAX: u32 = (1 << 24) - 1;
+
 /// A connection, and from which epoch of the credentials it is.
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
@@ -132,9 +137,9 @@ where
     };
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .initial_stream_window_size(config.stream_window)
-        .initial_connection_window_size(config.connection_window)
-        .max_frame_size(config.frame_max)
+        .initial_stream_window_size(config.stream_window.min(WINDOW_MAX))
+        .initial_connection_window_size(config.connection_window.min(WINDOW_MAX))
+        .max_frame_size(config.frame_max.clamp(FRAME_MAX_MIN, FRAME_MAX_MAX))
         .max_header_list_size(HEAD_BYTES_MAX)
         .keep_alive_interval(config.ping_interval)
         .keep_alive_timeout(config.ping_timeout)

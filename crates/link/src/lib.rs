@@ -30,6 +30,7 @@ mod pattern;
 mod proof;
 mod secret;
 mod server;
+mod stall;
 mod tls;
 
 pub use counters::{LinksCounters, ServerCounters};
