@@ -25,7 +25,7 @@ use std::{
 use tokio::sync::watch;
 
 /// How often a request is sent again that was surely not processed.
-const RESENDS_MAX: usize = 3;
+const RESENDS_MAX: usize = 8;
 
 /// How to connect to members.
 #[derive(Clone, Debug)]
@@ -203,9 +203,16 @@ impl Links {
         let mut resent = 0;
         loop {
             let slot = member.turn();
-            let mut connection = self.connection(address, &member, slot).await?;
-            let request = self.request(&uri, body.clone())?;
-            let error = match connection.sender.try_send_request(request).await {
+            // No sender is kept while the response is awaited: a request that is sent in the moment in
+            // which its connection ends may be left in the channel, and comes back when the last sender
+            // is dropped (the one that is kept goes when the connection ends).
+            let (id, response) = {
+                let mut connection = self.connection(address, &member, slot).await?;
+                let request = self.request(&uri, body.clone())?;
+                let response = connection.sender.try_send_request(request);
+                (connection.id, response)
+            };
+            let error = match response.await {
                 Ok(response) => return self.taken(address, response),
                 Err(mut error) => {
                     let unsent = error.take_message().is_some();
@@ -216,7 +223,7 @@ impl Links {
                         Fate::of(&error)
                     };
                     if !fate.is_of_the_stream() {
-                        member.put_away(slot, connection.id);
+                        member.put_away(slot, id);
                     }
                     if fate.is_unprocessed() && resent < RESENDS_MAX {
                         add(&self.counters.resent);
@@ -339,7 +346,16 @@ impl Links {
         let counters = self.counters.clone();
         let id = self.next.fetch_add(1, Relaxed);
         tokio::spawn(async move {
-            let result = dial(&address, id, &credentials, &config, &counters).await;
+            let ended = {
+                // Not to keep what nobody wants any more.
+                let member = Arc::downgrade(&member);
+                move || {
+                    if let Some(member) = member.upgrade() {
+                        member.put_away(index, id);
+                    }
+                }
+            };
+            let result = dial(&address, id, &credentials, &config, &counters, ended).await;
             *member.slot(index) = match &result {
                 Ok(connection) => Slot::Open(connection.clone()),
                 Err(_) => Slot::Empty,

@@ -340,8 +340,8 @@ async fn a_request_that_was_declined_is_sent_again() {
     let links = links(&secret(SECRET));
     let error = ask(&links, &address, "").await.unwrap_err();
     assert!(matches!(error, LinkError::Broken { .. }), "{error}");
-    assert_eq!(asked.load(Relaxed), 4, "bounded, and on one connection");
-    assert_eq!(count(&links.counters().resent), 3);
+    assert_eq!(asked.load(Relaxed), 9, "bounded, and on one connection");
+    assert_eq!(count(&links.counters().resent), 8);
 }
 
 #[tokio::test]
