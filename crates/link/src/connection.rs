@@ -7,6 +7,7 @@ use crate::{
     newcomers::{Newcomer, Newcomers},
     proof::{Guard, PROOF, Refusal, unix_ms},
     server::{Peer, ServerLimits},
+    stall::Socket,
     tls::ALPN,
 };
 use bytes::Bytes;
@@ -147,6 +148,7 @@ pub(crate) async fn serve<H, F, B>(
 {
     // Frames are written whole: nothing to wait for.
     let _ = tcp.set_nodelay(true);
+    let socket = Socket::new(tcp, shared.limits.ping_timeout);
     let (newcomer, lost) = shared.newcomers.enter();
     let course = |name| {
         Arc::new(Course {
@@ -161,10 +163,13 @@ pub(crate) async fn serve<H, F, B>(
     let epoch = shared.credentials.epoch();
     let mut lost = pin!(told(lost));
     let Some(identity) = shared.credentials.tls() else {
-        return http(&shared, course(None), tcp, stopped, lost.as_mut(), epoch).await;
+        return http(&shared, course(None), socket, stopped, lost.as_mut(), epoch).await;
     };
     let acceptor = TlsAcceptor::from(identity.current().server.clone());
-    let handshake = Box::pin(timeout(shared.limits.handshake_max, acceptor.accept(tcp)));
+    let handshake = Box::pin(timeout(
+        shared.limits.handshake_max,
+        acceptor.accept(socket),
+    ));
     let mut stop = stopped.clone();
     let stream = tokio::select! {
         stream = handshake => stream,
@@ -197,7 +202,7 @@ async fn told(lost: oneshot::Receiver<()>) {
 }
 
 /// The name of the member at the other end, if it speaks HTTP/2.
-fn of_member(stream: &TlsStream<TcpStream>, credentials: &Credentials) -> Option<String> {
+fn of_member(stream: &TlsStream<Socket>, credentials: &Credentials) -> Option<String> {
     let (_, session) = stream.get_ref();
     if session.alpn_protocol() != Some(ALPN) {
         return None;

@@ -29,6 +29,11 @@ use tokio_rustls::TlsConnector;
 /// What we let a member send us in a response's head.
 const HEAD_BYTES_MAX: u32 = 16 << 10;
 
+/// What HTTP/2 allows.
+const WINDOW_MAX: u32 = (1 << 31) - 1;
+const FRAME_MAX_MIN: u32 = 1 << 14;
+const FRAME_MAX_MAX: u32 = (1 << 24) - 1;
+
 /// A connection, and from which epoch of the credentials it is.
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
@@ -39,16 +44,18 @@ pub(crate) struct Connection {
 }
 
 /// Connects, shows and sees certificates, and waits for the first word of HTTP/2: with that the member
-/// has taken us on. A frozen one, whose system still takes connections for it, is found out here.
+/// has taken us on. A frozen one, whose system still takes connections for it, is found out here. `ended` is called when the
+/// connection takes no more requests.
 pub(crate) async fn dial(
     address: &str,
     id: u64,
     credentials: &Credentials,
     config: &LinksConfig,
     counters: &Arc<LinksCounters>,
+    ended: impl FnOnce() + Send + 'static,
 ) -> Result<Connection, LinkError> {
     add(&counters.dialled);
-    let dialled = connect(address, id, credentials, config, counters);
+    let dialled = connect(address, id, credentials, config, counters, ended);
     let result = match timeout(config.connect_max, Box::pin(dialled)).await {
         Ok(result) => result,
         Err(_) => Err(LinkError::TimedOut {
@@ -70,6 +77,7 @@ async fn connect(
     credentials: &Credentials,
     config: &LinksConfig,
     counters: &Arc<LinksCounters>,
+    ended: impl FnOnce() + Send + 'static,
 ) -> Result<Connection, LinkError> {
     let unreachable = |error: io::Error| {
         let (address, why) = (address.to_owned(), error.to_string());
@@ -89,7 +97,7 @@ async fn connect(
     }
     tcp.set_nodelay(true).map_err(unreachable)?;
     let Some(identity) = credentials.tls() else {
-        return greet(tcp, address, id, 0, config, counters).await;
+        return greet(tcp, address, id, 0, config, counters, ended).await;
     };
     let current = identity.current();
     let name = ServerName::IpAddress(ip.into());
@@ -106,7 +114,7 @@ async fn connect(
             why: "it does not speak HTTP/2".to_owned(),
         });
     }
-    greet(stream, address, id, current.epoch, config, counters).await
+    greet(stream, address, id, current.epoch, config, counters, ended).await
 }
 
 /// Begins HTTP/2 and waits for the other end to do so.
@@ -117,6 +125,7 @@ async fn greet<S>(
     epoch: u64,
     config: &LinksConfig,
     counters: &Arc<LinksCounters>,
+    ended: impl FnOnce() + Send + 'static,
 ) -> Result<Connection, LinkError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -132,9 +141,9 @@ where
     };
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .initial_stream_window_size(config.stream_window)
-        .initial_connection_window_size(config.connection_window)
-        .max_frame_size(config.frame_max)
+        .initial_stream_window_size(config.stream_window.min(WINDOW_MAX))
+        .initial_connection_window_size(config.connection_window.min(WINDOW_MAX))
+        .max_frame_size(config.frame_max.clamp(FRAME_MAX_MIN, FRAME_MAX_MAX))
         .max_header_list_size(HEAD_BYTES_MAX)
         .keep_alive_interval(config.ping_interval)
         .keep_alive_timeout(config.ping_timeout)
@@ -144,7 +153,9 @@ where
     let open = Gauge::new(Open(counters.clone()));
     tokio::spawn(async move {
         let _open = open;
-        if let Err(error) = connection.await {
+        let end = connection.await;
+        ended();
+        if let Err(error) = end {
             tracing::debug!(error = chain(&error), "the connection to a member ended");
         }
     });

@@ -30,6 +30,7 @@ mod pattern;
 mod proof;
 mod secret;
 mod server;
+mod stall;
 mod tls;
 
 pub use counters::{LinksCounters, ServerCounters};
@@ -39,3 +40,16 @@ pub use links::{Links, LinksConfig};
 pub use secret::Secret;
 pub use server::{Drained, Peer, ServerLimits, serve};
 pub use tls::{TlsFiles, TlsIdentity};
+
+/// For the fuzz targets: reads bytes as what a member proves itself with, and as a pattern of names.
+///
+/// # Panics
+/// If something is read for what it is not.
+#[doc(hidden)]
+pub fn fuzz(bytes: &[u8]) {
+    proof::fuzz(bytes);
+    let text = String::from_utf8_lossy(bytes);
+    if let Ok(pattern) = pattern::Pattern::parse(&text) {
+        assert_eq!(pattern.text(), text);
+    }
+}

@@ -25,7 +25,7 @@ use std::{
 use tokio::sync::watch;
 
 /// How often a request is sent again that was surely not processed.
-const RESENDS_MAX: usize = 3;
+const RESENDS_MAX: usize = 8;
 
 /// How to connect to members.
 #[derive(Clone, Debug)]
@@ -42,9 +42,11 @@ pub struct LinksConfig {
     pub ping_timeout: Duration,
     /// What a member may send on one stream before it was read.
     pub stream_window: u32,
-    /// What a member may send on one connection before it was read.
+    /// What a member may send on one connection before it was read. Responses that nobody reads hold
+    /// their part of it: once they hold all, those that are read wait too. So read them or drop them.
     pub connection_window: u32,
-    /// The largest frame: 16 KiB to 16 MiB less one byte.
+    /// The largest frame that a member may send. HTTP/2 knows 16 KiB to 16 MiB less one byte, and windows
+    /// below 2 GiB: what is beyond is taken for the nearest.
     pub frame_max: u32,
 }
 
@@ -201,22 +203,29 @@ impl Links {
         let mut resent = 0;
         loop {
             let slot = member.turn();
-            let mut connection = self.connection(address, &member, slot).await?;
-            let request = self.request(&uri, body.clone())?;
-            let error = match connection.sender.try_send_request(request).await {
+            // No sender is kept while the response is awaited: a request that is sent in the moment in
+            // which its connection ends may be left in the channel, and comes back when the last sender
+            // is dropped (the one that is kept goes when the connection ends).
+            let (id, response) = {
+                let mut connection = self.connection(address, &member, slot).await?;
+                let request = self.request(&uri, body.clone())?;
+                let response = connection.sender.try_send_request(request);
+                (connection.id, response)
+            };
+            let error = match response.await {
                 Ok(response) => return self.taken(address, response),
                 Err(mut error) => {
                     let unsent = error.take_message().is_some();
                     let error = error.into_error();
                     let fate = if unsent {
-                        Fate::UnsentAtAll
+                        Fate::GoneAway
                     } else {
                         Fate::of(&error)
                     };
-                    if fate != Fate::RefusedByItself {
-                        member.put_away(slot, connection.id);
+                    if !fate.is_of_the_stream() {
+                        member.put_away(slot, id);
                     }
-                    if fate != Fate::Unknown && resent < RESENDS_MAX {
+                    if fate.is_unprocessed() && resent < RESENDS_MAX {
                         add(&self.counters.resent);
                         resent += 1;
                         continue;
@@ -304,8 +313,9 @@ impl Links {
                 {
                     return Ok(connection.clone());
                 }
-                Slot::Dialling(dialling) => dialling.clone(),
-                Slot::Open(_) | Slot::Empty => {
+                // Whoever makes it puts it here before he goes, unless his task was dropped.
+                Slot::Dialling(dialling) if dialling.has_changed().is_ok() => dialling.clone(),
+                Slot::Open(_) | Slot::Dialling(_) | Slot::Empty => {
                     let (tell, dialling) = watch::channel(None);
                     *slot = Slot::Dialling(dialling.clone());
                     self.dial(address.to_owned(), member.clone(), index, tell);
@@ -336,7 +346,16 @@ impl Links {
         let counters = self.counters.clone();
         let id = self.next.fetch_add(1, Relaxed);
         tokio::spawn(async move {
-            let result = dial(&address, id, &credentials, &config, &counters).await;
+            let ended = {
+                // Not to keep what nobody wants any more.
+                let member = Arc::downgrade(&member);
+                move || {
+                    if let Some(member) = member.upgrade() {
+                        member.put_away(index, id);
+                    }
+                }
+            };
+            let result = dial(&address, id, &credentials, &config, &counters, ended).await;
             *member.slot(index) = match &result {
                 Ok(connection) => Slot::Open(connection.clone()),
                 Err(_) => Slot::Empty,
@@ -349,13 +368,15 @@ impl Links {
 /// What became of a request that brought no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    /// It never left: the connection was at its end already.
-    UnsentAtAll,
-    /// The other end said that it will not look at it, for it is going away.
+    /// It never left, for the connection was at its end already; or the other end, which is going away,
+    /// said that it will not look at it.
     GoneAway,
-    /// The other end said that it did not look at this one; the connection is good.
-    RefusedByItself,
-    Unknown,
+    /// The other end said that it did not look at this one.
+    Declined,
+    /// The other end gave this one up.
+    Reset,
+    /// The connection broke.
+    Broken,
 }
 
 impl Fate {
@@ -365,20 +386,28 @@ impl Fate {
             if let Some(error) = error.downcast_ref::<h2::Error>() {
                 // A stream ends with the other end's GOAWAY only if it is later than the last that the
                 // other end has looked at.
-                return if error.is_remote() && error.is_go_away() {
-                    Self::GoneAway
-                } else if error.is_remote()
-                    && error.is_reset()
-                    && error.reason() == Some(h2::Reason::REFUSED_STREAM)
-                {
-                    Self::RefusedByItself
-                } else {
-                    Self::Unknown
+                return match (error.is_remote(), error.is_go_away(), error.is_reset()) {
+                    (true, true, _) => Self::GoneAway,
+                    (true, _, true) if error.reason() == Some(h2::Reason::REFUSED_STREAM) => {
+                        Self::Declined
+                    }
+                    (_, _, true) => Self::Reset,
+                    _ => Self::Broken,
                 };
             }
             cause = error.source();
         }
-        Self::Unknown
+        Self::Broken
+    }
+
+    /// Whether the request was surely not processed.
+    fn is_unprocessed(self) -> bool {
+        matches!(self, Self::GoneAway | Self::Declined)
+    }
+
+    /// Whether the connection is as good as before.
+    fn is_of_the_stream(self) -> bool {
+        matches!(self, Self::Declined | Self::Reset)
     }
 }
 
@@ -403,5 +432,34 @@ fn why(reason: &HeaderValue, theirs: Option<&HeaderValue>, now_ms: u64) -> Strin
         b"proof_forgotten" => format!("our proof is older than what it remembers: {apart}"),
         b"proof_replayed" => "it has seen this request before".to_owned(),
         _ => "it does not say why".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_say_how_far_clocks_are_apart() {
+        let say = |reason, theirs: Option<u64>| {
+            let theirs = theirs.map(HeaderValue::from);
+            why(&HeaderValue::from_static(reason), theirs.as_ref(), 100_000)
+        };
+        for (reason, theirs, expected) in [
+            (
+                "proof_clock",
+                Some(190_000),
+                "its clock is 90s ahead of ours",
+            ),
+            ("proof_clock", Some(10_000), "its clock is 90s behind ours"),
+            ("proof_forgotten", Some(100_500), "500ms ahead of ours"),
+            ("proof_clock", None, "does not tell its time"),
+            ("proof_wrong", None, "same secret"),
+            ("proof_missing", None, "give this member"),
+            ("else", None, "does not say why"),
+        ] {
+            let text = say(reason, theirs);
+            assert!(text.contains(expected), "{reason} {theirs:?}: {text}");
+        }
     }
 }

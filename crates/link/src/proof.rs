@@ -19,7 +19,7 @@ use http::{HeaderName, HeaderValue, Method, Uri};
 use rustls::crypto::ring;
 use std::{
     collections::{BTreeMap, HashSet},
-    fmt::Write as _,
+    fmt,
     sync::{Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -70,14 +70,13 @@ pub(crate) fn prove(
         .fill(&mut nonce)
         .ok()?;
     let body = blake3::hash(body);
-    let mac = mac(keys, method, uri, now_ms, &nonce, &body);
-    let mut text = format!("{VERSION} {now_ms} ");
-    for byte in nonce {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    let _ = write!(text, " {} {}", body.to_hex(), mac.to_hex());
-    HeaderValue::from_str(&text).ok()
+    let proof = Proof {
+        time_ms: now_ms,
+        nonce,
+        body,
+        mac: mac(keys, method, uri, now_ms, &nonce, &body),
+    };
+    HeaderValue::from_str(&proof.to_string()).ok()
 }
 
 fn mac(keys: &Keys, method: &Method, uri: &Uri, time_ms: u64, nonce: &Nonce, body: &Hash) -> Hash {
@@ -95,6 +94,7 @@ fn mac(keys: &Keys, method: &Method, uri: &Uri, time_ms: u64, nonce: &Nonce, bod
 }
 
 /// A proof as it stands in a header.
+#[derive(Debug)]
 struct Proof {
     time_ms: u64,
     nonce: Nonce,
@@ -119,6 +119,32 @@ impl Proof {
             mac: Hash::from_hex(parts.next()?).ok()?,
         };
         parts.next().is_none().then_some(proof)
+    }
+}
+
+impl fmt::Display for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (time_ms, nonce) = (self.time_ms, u128::from_be_bytes(self.nonce));
+        let (body, mac) = (self.body.to_hex(), self.mac.to_hex());
+        write!(f, "{VERSION} {time_ms} {nonce:032x} {body} {mac}")
+    }
+}
+
+/// Reads bytes as a proof: what is one is written as it was read, but for case and zeros before a time.
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let Ok(header) = HeaderValue::from_bytes(bytes) else {
+        return;
+    };
+    if let Some(proof) = Proof::parse(&header) {
+        let read = String::from_utf8_lossy(bytes).to_ascii_lowercase();
+        let same = |(n, (written, read)): (usize, (&str, &str))| match n {
+            1 => written.trim_start_matches('0') == read.trim_start_matches('0'),
+            _ => written == read,
+        };
+        let written = proof.to_string();
+        assert_eq!(written.split(' ').count(), read.split(' ').count());
+        let mut parts = written.split(' ').zip(read.split(' ')).enumerate();
+        assert!(parts.all(same), "{written} is not {read}");
     }
 }
 
@@ -337,6 +363,24 @@ mod tests {
                 Err(Refusal::Malformed),
                 "{bad}"
             );
+        }
+    }
+
+    #[test]
+    fn whatever_is_read_as_a_proof_is_one() {
+        let good = made_at(NOW);
+        let good = good.as_bytes();
+        fuzz(b"1 00 00000000000000000000000000000000 ");
+        for at in 0..good.len() {
+            for byte in 0..=255 {
+                let mut other = good.to_vec();
+                other[at] = byte;
+                fuzz(&other);
+                other.insert(at, byte);
+                fuzz(&other);
+            }
+            fuzz(&good[at..]);
+            fuzz(&good[..at]);
         }
     }
 
