@@ -5,7 +5,7 @@
 //! that asks for the chunk meanwhile joins its fetch, which then goes on for that client's sake.
 
 use crate::{
-    core::Core,
+    core::{Core, Route},
     edge::backend::RequestContext,
     key::{CacheKey, ChunkKey},
     plans,
@@ -72,7 +72,7 @@ impl Aheads {
             tracing::debug!(request = %context.request_id, chunk = ?key, "read ahead");
             let wanted = CacheKey::Chunk(key.clone());
             let _asking = core.ways.askers.enter(&wanted, &context.request_id);
-            let fetch = core.fetcher.fetch(wanted);
+            let fetch = core.fetcher(&wanted, Route::Client).fetch(wanted);
             let fetch = fetch
                 .plan(core.plans.ahead(len))
                 .priority(plans::AHEAD)

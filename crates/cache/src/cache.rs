@@ -6,6 +6,7 @@
 //! fetches end, and what is complete is committed; the stores close last.
 
 use crate::{
+    cluster::{Joining, Node},
     config::{CacheConfig, CacheError, DiskTier},
     core::ReadPath,
     edge::{self, Drained, Edge, backend::Backend},
@@ -62,6 +63,11 @@ impl Cache {
             }
             None => None,
         };
+        let hedge_after = config.read.hedge_after;
+        let joining = match &config.cluster {
+            Some(cluster) => Some(Joining::new(cluster, hedge_after)?),
+            None => None,
+        };
         let disk = match &config.disk {
             Some(tier) => Some(open_disk(tier).await?),
             None => None,
@@ -70,7 +76,13 @@ impl Cache {
             Some(url) => Some(open_shared(url).await?),
             None => None,
         };
-        let path = ReadPath::new(&config.read, origins, disk, shared)?;
+        let cluster = joining.as_ref().map(|joining| Arc::clone(&joining.cluster));
+        let path = ReadPath::new(&config.read, origins, disk, shared, cluster)?;
+        let drain_max = config.edge.limits.drain_max;
+        let node = match joining {
+            Some(joining) => Some(joining.join(&path, drain_max).await?),
+            None => None,
+        };
         let edge = Edge::new(config.edge, Arc::new(path.clone()))
             .map_err(|error| CacheError::Edge(error.to_string()))?;
         let ops = Arc::new(Ops::new(path.clone(), edge.metrics(), config.ops_token));
@@ -94,6 +106,7 @@ impl Cache {
             edge,
             ops,
             ops_task,
+            node,
             stop,
             serving,
         })
@@ -110,6 +123,7 @@ pub struct RunningCache {
     edge: Arc<Edge>,
     ops: Arc<Ops>,
     ops_task: Option<AbortOnDrop>,
+    node: Option<Node>,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<Drained>,
 }
@@ -123,6 +137,11 @@ impl RunningCache {
     /// Where operators connect.
     pub fn ops_address(&self) -> Option<SocketAddr> {
         self.ops_address
+    }
+
+    /// Where other members connect.
+    pub fn internal_address(&self) -> Option<SocketAddr> {
+        Some(self.node.as_ref()?.address)
     }
 
     /// The read path, for those who read without a socket.
@@ -140,12 +159,20 @@ impl RunningCache {
     ///
     /// # Cancellation
     /// Dropping the future cuts what is left.
-    pub async fn shutdown(self) -> Drained {
+    pub async fn shutdown(mut self) -> Drained {
         self.ops.ready.store(false, Relaxed);
         tracing::info!("shutting down: no new requests");
+        if let Some(node) = &mut self.node {
+            node.leave().await;
+        }
         // Nobody listens only if serving has ended already.
         let _ = self.stop.send(());
         let drained = self.serving.await.unwrap_or(Drained { cut: 0 });
+        // Other members' questions last: who is sent to us still gets an answer, and once they have
+        // theirs, nobody asks any more.
+        if let Some(node) = self.node {
+            node.shutdown().await;
+        }
         self.path.shutdown(COMMIT_GRACE).await;
         drop(self.ops_task);
         tracing::info!(cut = drained.cut, "shut down");

@@ -4,8 +4,11 @@ use crate::{
     edge::EdgeConfig,
     origin::{OriginConfigError, OriginSpec},
 };
+use gannet_cluster::Member;
+use gannet_link::{CredentialFiles, LinkError};
+use gannet_members::{DnsName, MembersError};
 use gannet_store::StoreError;
-use std::{fmt, io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, io, net::SocketAddr, num::NonZeroU16, path::PathBuf, time::Duration};
 
 /// The least chunk: below it, the cost of a request is no longer small beside that of its bytes.
 pub const CHUNK_BYTES_MIN: u64 = 1 << 20;
@@ -36,6 +39,8 @@ pub struct CacheConfig {
     pub disk: Option<DiskTier>,
     /// The shared store (`s3://bucket/prefix`, `gs://`, `az://`); none, if `None`.
     pub store: Option<OriginSpec>,
+    /// The cluster that it is a member of; none, if `None`.
+    pub cluster: Option<ClusterConfig>,
     /// Bounds and times of the read path.
     pub read: ReadConfig,
 }
@@ -52,6 +57,7 @@ impl fmt::Debug for CacheConfig {
             .field("ops_token", &self.ops_token.as_ref().map(|_| ".."))
             .field("disk", &self.disk)
             .field("store", &self.store)
+            .field("cluster", &self.cluster)
             .field("read", &self.read)
             .finish()
     }
@@ -64,6 +70,47 @@ pub struct DiskTier {
     pub dir: PathBuf,
     /// The most bytes that it may take \[10 GiB\].
     pub bytes_max: u64,
+}
+
+/// A member of a cluster.
+#[derive(Clone, Debug)]
+pub struct ClusterConfig {
+    /// Where other members connect.
+    pub listen: SocketAddr,
+    /// How others reach it, which is also its name among them: `IP:PORT` or `HOST:PORT`. Where it
+    /// listens, if `None`, which must be one address then.
+    pub advertise: Option<String>,
+    /// Its share of the work, in proportion to the others' \[1\].
+    pub weight: NonZeroU16,
+    /// How it finds the others.
+    pub members: MembersFrom,
+    /// How members prove to each other that they are. Without any, nothing leaves loopback.
+    pub credentials: CredentialFiles,
+    /// How many times a member sends one chunk before it sends askers on to those that have it \[8\].
+    pub sends_max: u32,
+}
+
+/// How a member finds the others.
+#[derive(Clone, Debug)]
+pub enum MembersFrom {
+    /// They are given.
+    Fixed(Vec<Member>),
+    /// They are looked up, every 5 s.
+    Dns {
+        /// The name of the service.
+        name: DnsName,
+        /// Which name server to ask; the system's, if `None`.
+        server: Option<SocketAddr>,
+    },
+    /// They tell each other.
+    Gossip {
+        /// Where to listen for it (UDP).
+        listen: SocketAddr,
+        /// Where others reach that; where it listens, if `None`.
+        advertise: Option<SocketAddr>,
+        /// Whom to talk to first.
+        seeds: Vec<String>,
+    },
 }
 
 /// Bounds and times of the read path.
@@ -180,6 +227,12 @@ pub enum CacheError {
         /// Why not.
         error: io::Error,
     },
+    /// The cluster's credentials cannot be used.
+    #[error("cluster: {0}")]
+    Link(#[from] LinkError),
+    /// The cluster's members cannot be watched.
+    #[error("cluster: {0}")]
+    Members(#[from] MembersError),
     /// The edge cannot start.
     #[error("edge: {0}")]
     Edge(String),

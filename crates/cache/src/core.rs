@@ -7,11 +7,12 @@
 use crate::{
     ahead::{Ahead, Aheads},
     askers::Askers,
+    cluster::{self, Cluster, HOME, PeerSelect, PeerTransport},
     config::{CacheError, ReadConfig},
     edge::backend::{Backend, RequestContext},
     failure::object_error,
     judge::ExactLength,
-    keep::Keep,
+    keep::{Keep, PeerKeep},
     key::{CacheKey, ChunkKey, Places, Version, chunk_range, chunks_of},
     listing::{ListingConfig, Listings},
     meta::{Known, MetaCache, MetaConfig},
@@ -20,7 +21,7 @@ use crate::{
     plans::{self, Plans},
     read,
     readahead::{Sequence, steps_over, window},
-    select::{Source, Sources},
+    select::{HomeSelect, Source, Sources},
     throttle::{NewLimit, Throttle},
     tiers::Tiers,
     transport::{Finals, OriginTransport, Reply, UnderWay, Ways},
@@ -32,8 +33,9 @@ use crate::{
 use futures_util::StreamExt as _;
 use gannet::{
     FetchError, Fetcher,
-    engine::{self, Limits, Plan, Scope},
+    engine::{self, GroupId, Limits, Plan, Scope},
 };
+use gannet_cluster::Member;
 use gannet_store::{BlobStore, MemoryConfig, MemoryStore};
 use std::{future::Future, num::NonZeroU32, ops::Range, pin::pin, sync::Arc, time::Duration};
 use tokio::{sync::mpsc, task::AbortHandle};
@@ -45,10 +47,27 @@ const HELD_CHUNKS_MAX: u64 = 128;
 /// Reading ahead of a client that asks for one range after another ends so long after its last one.
 const AHEAD_HOLD: Duration = Duration::from_secs(10);
 
+/// The most attempts at one member at once: what arrives is bounded by its bytes.
+const MEMBER_ATTEMPTS_MAX: u32 = 1024;
+
+/// Which fetcher a want goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// A client's: to whoever coordinates it.
+    Client,
+    /// To stores and origins, whoever coordinates it.
+    Home,
+    /// To other members.
+    Peer,
+}
+
 /// The joined parts.
 #[derive(Debug)]
 pub(crate) struct Core {
-    pub(crate) fetcher: Fetcher<CacheKey, Reply>,
+    /// Fetches from stores and origins.
+    pub(crate) home: Fetcher<CacheKey, Reply>,
+    /// Fetches from other members what they coordinate; none outside of a cluster.
+    pub(crate) peer: Option<Fetcher<CacheKey, Reply>>,
     pub(crate) ways: Arc<Ways>,
     pub(crate) listings: Arc<Listings>,
     pub(crate) plans: Plans,
@@ -60,6 +79,8 @@ pub(crate) struct Core {
     pub(crate) read_ahead: u32,
     /// How long a request may wait for its turn at the origin.
     pub(crate) queue_timeout: Duration,
+    /// Requests to an origin at once, of all members together.
+    concurrency: u32,
     /// The task that applies what the throttles say.
     throttler: AbortHandle,
 }
@@ -78,6 +99,7 @@ impl ReadPath {
         origins: Vec<Arc<dyn Origin>>,
         disk: Option<Arc<dyn BlobStore>>,
         shared: Option<Arc<dyn BlobStore>>,
+        cluster: Option<Arc<Cluster>>,
     ) -> Result<Self, CacheError> {
         config.validate()?;
         let Some(primary) = origins.first() else {
@@ -103,6 +125,8 @@ impl ReadPath {
             ..ListingConfig::default()
         }));
         let ways = Arc::new(Ways {
+            origin_id: Arc::clone(&origin_id),
+            cluster: cluster.clone(),
             origins,
             sources,
             tiers: Arc::new(tiers),
@@ -123,20 +147,43 @@ impl ReadPath {
             meta: Arc::clone(&ways.meta),
             listings: Arc::clone(&listings),
         };
-        let transport = OriginTransport(Arc::clone(&ways));
-        let fetcher = Fetcher::new(
-            transport,
+        let plans = Plans::new(config.chunk_bytes, config.hedge_after);
+        let unfit = |error: engine::ConfigError| CacheError::Config(error.to_string());
+        let select = HomeSelect {
             sources,
-            ExactLength,
-            keep,
-            fetcher_config(config),
-        )
-        .map_err(|error| CacheError::Config(error.to_string()))?;
+            cluster: cluster.clone(),
+        };
+        let transport = OriginTransport(Arc::clone(&ways));
+        // What waits for other members has bounds of its own: it must not be in the way of what they
+        // wait for.
+        let bytes = match cluster {
+            Some(_) => config.arriving_bytes() / 2,
+            None => config.arriving_bytes(),
+        };
+        let bytes = bytes.max(4 * config.chunk_bytes);
+        let home = fetcher_config(config, cap, bytes);
+        let home = Fetcher::new(transport, select, ExactLength, keep, home).map_err(unfit)?;
         for source in sources.all() {
-            fetcher.limit(Scope::Group(Sources::group(source)), limits(cap));
-            fetcher.add_source(Sources::id(source), Sources::group(source));
+            home.limit(Scope::Group(Sources::group(source)), limits(cap));
+            home.add_source(Sources::id(source), Sources::group(source));
         }
-        let throttler = tokio::spawn(apply_limits(changed, fetcher.clone())).abort_handle();
+        let peer = match cluster {
+            Some(cluster) => {
+                let (select, keep) = (
+                    PeerSelect(Arc::clone(&cluster)),
+                    PeerKeep(Arc::clone(&ways.tiers)),
+                );
+                let transport =
+                    PeerTransport::new(Arc::clone(&ways), cluster, home.clone(), plans.clone());
+                let peer = fetcher_config(config, MEMBER_ATTEMPTS_MAX, bytes);
+                let peer =
+                    Fetcher::new(transport, select, ExactLength, keep, peer).map_err(unfit)?;
+                peer.add_source(HOME, GroupId(HOME.0));
+                Some(peer)
+            }
+            None => None,
+        };
+        let throttler = tokio::spawn(apply_limits(changed, home.clone())).abort_handle();
         let kept = config
             .chunk_bytes
             .saturating_mul(u64::from(config.read_ahead) + 1);
@@ -146,10 +193,11 @@ impl ReadPath {
             0
         };
         Ok(Self(Arc::new(Core {
-            fetcher,
+            home,
+            peer,
             ways,
             listings,
-            plans: Plans::new(config.chunk_bytes, config.hedge_after),
+            plans,
             sequence: Sequence::new(),
             // Half of what the origin bears, and half of what may be in memory, is left to demand.
             aheads: Aheads::new(ahead_max(config)),
@@ -157,15 +205,41 @@ impl ReadPath {
             chunk_size: config.chunk_bytes,
             read_ahead,
             queue_timeout: config.queue_timeout,
+            concurrency: cap,
             throttler,
         })))
     }
 
+    /// Takes what a look at the cluster's members has brought; `None` where it failed.
+    pub(crate) fn looked(&self, found: Option<Vec<Member>>) {
+        let core = &self.0;
+        let (Some(cluster), Some(peer)) = (&core.ways.cluster, &core.peer) else {
+            return;
+        };
+        let before = cluster.members();
+        let change = cluster.looked(found);
+        if change.is_empty() {
+            return;
+        }
+        cluster::apply(cluster, &before, &change, [&core.home, peer]);
+        let now = cluster.members();
+        let live = now.view.members().len();
+        tracing::info!(came = ?change.came, went = ?change.went, live, "members");
+        // The origin's share of each; AIMD goes below it where the origin asks for that.
+        let share = core.concurrency / u32::try_from(live).unwrap_or(u32::MAX).max(1);
+        for throttle in &core.ways.throttles {
+            throttle.set_cap(share);
+        }
+    }
+
     /// Ends all fetches, and gives what is being committed this long; then closes the stores.
     pub(crate) async fn shutdown(&self, grace: Duration) {
-        self.0.fetcher.shutdown(grace).await;
+        if let Some(peer) = &self.0.peer {
+            peer.shutdown(grace).await;
+        }
+        self.0.home.shutdown(grace).await;
         self.0.ways.tiers.close().await;
-        let gauges = self.0.fetcher.gauges();
+        let gauges = self.0.home.gauges();
         tracing::debug!(?gauges, "the read path has ended");
     }
 }
@@ -203,8 +277,7 @@ fn ahead_max(config: &ReadConfig) -> usize {
     usize::try_from(by_memory.min(by_origin)).unwrap_or(usize::MAX)
 }
 
-fn fetcher_config(config: &ReadConfig) -> gannet::Config {
-    let cap = config.origin_concurrency_max;
+fn fetcher_config(config: &ReadConfig, cap: u32, bytes_max: u64) -> gannet::Config {
     let defaults = engine::Config::default();
     gannet::Config {
         engine: engine::Config {
@@ -212,7 +285,7 @@ fn fetcher_config(config: &ReadConfig) -> gannet::Config {
             racing_max: cap.saturating_mul(2).max(defaults.racing_max),
             fetches_max: 256 << 10,
             waiters_max: 1 << 20,
-            bytes_max: config.arriving_bytes(),
+            bytes_max,
             source_limits: limits(cap),
             health: engine::HealthConfig {
                 // A single 503 is no reason to leave an origin alone for long; its limit is halved.
@@ -257,10 +330,7 @@ impl Core {
             return found.value;
         }
         tracing::debug!(request = %context.request_id, ?name, "not known; asking the origin");
-        match self
-            .ask(CacheKey::Head(name.clone()), &self.plans.question, context)
-            .await?
-        {
+        match self.ask(CacheKey::Head(name.clone()), context).await? {
             Reply::Head(known) => known,
             _ => Err(mismatched()),
         }
@@ -271,7 +341,8 @@ impl Core {
         let core = Arc::clone(self);
         tokio::spawn(async move {
             tracing::debug!(?name, "refreshing ahead");
-            let fetch = core.fetcher.fetch(CacheKey::Head(name));
+            let key = CacheKey::Head(name);
+            let fetch = core.fetcher(&key, Route::Client).fetch(key.clone());
             // The answer is kept by the commit; a failure leaves what is known to its end.
             let _ = fetch
                 .plan(Arc::clone(&core.plans.question))
@@ -280,14 +351,37 @@ impl Core {
         });
     }
 
-    /// Puts a question to the origins, once for all who ask it.
-    async fn ask(
+    /// The fetcher that a want goes to.
+    pub(crate) fn fetcher(&self, key: &CacheKey, route: Route) -> &Fetcher<CacheKey, Reply> {
+        match (&self.peer, &self.ways.cluster) {
+            (Some(peer), Some(cluster))
+                if route == Route::Peer
+                    || route == Route::Client && !cluster.members().is_ours(key) =>
+            {
+                peer
+            }
+            _ => &self.home,
+        }
+    }
+
+    /// Puts a client's question, once for all who ask it.
+    async fn ask(&self, key: CacheKey, context: &RequestContext) -> Result<Reply, ObjectError> {
+        self.ask_by(key, context, Route::Client).await
+    }
+
+    /// Puts a question by this route, once for all who ask it.
+    pub(crate) async fn ask_by(
         &self,
         key: CacheKey,
-        plan: &Arc<Plan>,
         context: &RequestContext,
+        route: Route,
     ) -> Result<Reply, ObjectError> {
-        let fetch = self.fetcher.fetch(key.clone()).plan(Arc::clone(plan));
+        let plan: &Arc<Plan> = match key {
+            CacheKey::List(_) | CacheKey::Buckets => &self.plans.listing,
+            _ => &self.plans.question,
+        };
+        let fetcher = self.fetcher(&key, route);
+        let fetch = fetcher.fetch(key.clone()).plan(Arc::clone(plan));
         let fetch = fetch.priority(plans::QUESTION).owner(context.owner);
         let _asking = self.ways.askers.enter(&key, &context.request_id);
         let fetched = self.in_turn(&key, fetch.into_future()).await?;
@@ -304,7 +398,7 @@ impl Core {
         let outcome = match tokio::time::timeout(self.queue_timeout, &mut fetch).await {
             Ok(outcome) => outcome,
             // Under way: the plan bounds it from here.
-            Err(_) if self.ways.under_way.has(key) => fetch.await,
+            Err(_) if self.ways.is_under_way(key) => fetch.await,
             Err(_) => {
                 self.ways.metrics.queue_timeout();
                 return Err(ObjectError::SlowDown(
@@ -314,8 +408,16 @@ impl Core {
         };
         outcome.map_err(|error| {
             tracing::debug!(?key, %error, "cannot be had");
-            self.object_error(&error)
+            self.why(key, &error)
         })
+    }
+
+    /// What a client is told of a key that cannot be had: what the origin said through another
+    /// member, if that is why.
+    pub(crate) fn why(&self, key: &CacheKey, error: &FetchError) -> ObjectError {
+        let words = self.ways.cluster.as_ref();
+        let words = words.and_then(|cluster| cluster.words(key));
+        words.unwrap_or_else(|| self.object_error(error))
     }
 
     /// Bytes `range` of the version that `meta` describes.
@@ -553,7 +655,7 @@ impl Backend for ReadPath {
                 return Ok(page);
             }
             let key = CacheKey::List(Arc::new(query.clone()));
-            match core.ask(key, &core.plans.listing, context).await? {
+            match core.ask(key, context).await? {
                 Reply::List(answer) => answer,
                 _ => Err(mismatched()),
             }
@@ -569,10 +671,7 @@ impl Backend for ReadPath {
             if let Some(buckets) = core.listings.buckets() {
                 return Ok(buckets.to_vec());
             }
-            match core
-                .ask(CacheKey::Buckets, &core.plans.listing, context)
-                .await?
-            {
+            match core.ask(CacheKey::Buckets, context).await? {
                 Reply::Buckets(answer) => answer.map(|buckets| buckets.to_vec()),
                 _ => Err(mismatched()),
             }
@@ -590,7 +689,7 @@ impl Backend for ReadPath {
                 return known;
             }
             let key = CacheKey::Bucket(bucket.into());
-            match core.ask(key, &core.plans.question, context).await? {
+            match core.ask(key, context).await? {
                 Reply::Bucket(answer) => answer,
                 _ => Err(mismatched()),
             }

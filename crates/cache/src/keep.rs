@@ -56,3 +56,25 @@ impl Store<CacheKey, Reply> for Keep {
         Soon::Now(Ok(()))
     }
 }
+
+/// The store of the peer fetcher: memory, for a while, to serve on what came from other members. The
+/// copy is the coordinator's; and answers to questions are kept by the transport, which alone knows
+/// for how long they are good.
+#[derive(Debug)]
+pub(crate) struct PeerKeep(pub(crate) Arc<Tiers>);
+
+impl Store<CacheKey, Reply> for PeerKeep {
+    fn commit(&self, datum: Datum<'_, CacheKey, Reply>) -> Soon<Result<(), CommitFault>> {
+        let (CacheKey::Chunk(chunk), Reply::Chunk { from }) = (datum.key, datum.meta) else {
+            return Soon::Now(Ok(()));
+        };
+        if *from == ChunkFrom::Local {
+            return Soon::Now(Err(CommitFault::Exists));
+        }
+        let (tiers, place, body) = (Arc::clone(&self.0), chunk.place(), datum.body);
+        Soon::later(async move {
+            let put = tiers.keep(&place, body.segments()).await;
+            put.map(drop).map_err(|error| commit_fault(&error))
+        })
+    }
+}

@@ -27,6 +27,32 @@ pub(crate) enum CacheKey {
     Chunk(ChunkKey),
 }
 
+impl CacheKey {
+    /// What decides which member of a cluster fetches it for all: part of what members must agree on.
+    pub(crate) fn placement(&self) -> u64 {
+        let first_eight = |digest: &[u8; 32]| {
+            let (head, _) = digest.split_at(8);
+            u64::from_le_bytes(head.try_into().expect("eight bytes were split off"))
+        };
+        let hash = |kind: &str, fields: &[&str]| {
+            let mut hasher = blake3::Hasher::new();
+            for field in std::iter::once(&kind).chain(fields) {
+                hasher.update(&(field.len() as u64).to_le_bytes());
+                hasher.update(field.as_bytes());
+            }
+            first_eight(hasher.finalize().as_bytes())
+        };
+        match self {
+            Self::Chunk(chunk) => first_eight(chunk.place().digest()),
+            Self::Head(name) => hash("head", &[&name.bucket, &name.key]),
+            // All pages of one listing at one member.
+            Self::List(query) => hash("list", &[&query.bucket, &query.prefix]),
+            Self::Buckets => hash("buckets", &[]),
+            Self::Bucket(bucket) => hash("bucket", &[bucket]),
+        }
+    }
+}
+
 impl fmt::Debug for CacheKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -2,6 +2,7 @@
 mod ahead;
 mod askers;
 mod cache;
+mod cluster;
 mod config;
 mod core;
 pub mod edge;
@@ -30,6 +31,12 @@ mod warm;
 
 pub use cache::{Cache, RunningCache};
 pub use config::{
-    ARRIVING_BYTES_FREE, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, CacheConfig, CacheError, DiskTier,
-    ReadConfig,
+    ARRIVING_BYTES_FREE, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, CacheConfig, CacheError, ClusterConfig,
+    DiskTier, MembersFrom, ReadConfig,
+};
+/// Members, names and credentials of a cluster, as [`ClusterConfig`] takes them.
+pub use {
+    gannet_cluster::Member,
+    gannet_link::{CredentialFiles, TlsFiles},
+    gannet_members::{BadName, BadPeers, Discovery, DnsName},
 };

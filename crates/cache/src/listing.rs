@@ -4,6 +4,7 @@
 //! Short on purpose: a listing says what is there, and a new object should show soon.
 
 use crate::{
+    key::CacheKey,
     ttl::TtlMap,
     types::{BucketEntry, ListPage, ListQuery, ObjectError},
 };
@@ -54,9 +55,20 @@ impl Listings {
     }
 
     pub(crate) fn keep_page(&self, query: &Arc<ListQuery>, page: &Arc<ListPage>) {
-        let weight = weight(query, page);
+        self.keep_page_for(query, page, self.ttl);
+    }
+
+    /// Keeps a page that another member had, for as long as that one would, and no longer than our
+    /// own; the same below.
+    pub(crate) fn keep_page_for(
+        &self,
+        query: &Arc<ListQuery>,
+        page: &Arc<ListPage>,
+        fresh: Duration,
+    ) {
+        let (weight, ttl) = (weight(query, page), self.ttl.min(fresh));
         self.pages
-            .insert(Arc::clone(query), Arc::clone(page), weight, self.ttl);
+            .insert(Arc::clone(query), Arc::clone(page), weight, ttl);
     }
 
     pub(crate) fn buckets(&self) -> Option<Arc<[BucketEntry]>> {
@@ -64,7 +76,12 @@ impl Listings {
     }
 
     pub(crate) fn keep_buckets(&self, buckets: &Arc<[BucketEntry]>) {
-        self.buckets.insert((), Arc::clone(buckets), 1, self.ttl);
+        self.keep_buckets_for(buckets, self.ttl);
+    }
+
+    pub(crate) fn keep_buckets_for(&self, buckets: &Arc<[BucketEntry]>, fresh: Duration) {
+        let ttl = self.ttl.min(fresh);
+        self.buckets.insert((), Arc::clone(buckets), 1, ttl);
     }
 
     pub(crate) fn bucket(&self, bucket: &str) -> Option<Result<(), ObjectError>> {
@@ -73,9 +90,29 @@ impl Listings {
 
     /// Keeps whether a bucket is there, unless the answer says nothing of it.
     pub(crate) fn keep_bucket(&self, bucket: &Arc<str>, answer: &Result<(), ObjectError>) {
+        self.keep_bucket_for(bucket, answer, self.ttl);
+    }
+
+    pub(crate) fn keep_bucket_for(
+        &self,
+        bucket: &Arc<str>,
+        answer: &Result<(), ObjectError>,
+        fresh: Duration,
+    ) {
         if matches!(answer, Ok(()) | Err(ObjectError::NoSuchBucket)) {
+            let ttl = self.ttl.min(fresh);
             self.bucket
-                .insert(Arc::clone(bucket), answer.clone(), 1, self.ttl);
+                .insert(Arc::clone(bucket), answer.clone(), 1, ttl);
+        }
+    }
+
+    /// For how long a page, the buckets, or a bucket will still be believed.
+    pub(crate) fn fresh_for(&self, key: &CacheKey) -> Option<Duration> {
+        match key {
+            CacheKey::List(query) => self.pages.left(query),
+            CacheKey::Buckets => self.buckets.left(&()),
+            CacheKey::Bucket(bucket) => self.bucket.left(bucket),
+            CacheKey::Head(_) | CacheKey::Chunk(_) => None,
         }
     }
 

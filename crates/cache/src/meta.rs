@@ -67,13 +67,31 @@ impl MetaCache {
 
     /// Keeps an answer of the origin, unless it is of a kind that says nothing of the object.
     pub(crate) fn insert(&self, name: &ObjectName, known: &Known) {
-        let ttl = match known {
-            Ok(_) => self.config.ttl,
-            Err(error) if is_lasting(error) => self.config.negative_ttl,
-            Err(_) => return,
-        };
-        self.map
-            .insert(name.clone(), known.clone(), weight(name, known), ttl);
+        self.insert_for(name, known, Duration::MAX);
+    }
+
+    /// Keeps an answer that another member had from the origin, for as long as that one would, and no
+    /// longer than our own.
+    pub(crate) fn insert_for(&self, name: &ObjectName, known: &Known, fresh: Duration) {
+        if let Some(ttl) = self.ttl(known) {
+            let weight = weight(name, known);
+            self.map
+                .insert(name.clone(), known.clone(), weight, ttl.min(fresh));
+        }
+    }
+
+    /// For how long an answer of the origin is believed; `None` if it says nothing of the object.
+    fn ttl(&self, known: &Known) -> Option<Duration> {
+        match known {
+            Ok(_) => Some(self.config.ttl),
+            Err(error) if is_lasting(error) => Some(self.config.negative_ttl),
+            Err(_) => None,
+        }
+    }
+
+    /// For how long what is known will still be believed.
+    pub(crate) fn fresh_for(&self, name: &ObjectName) -> Option<Duration> {
+        self.map.left(name)
     }
 
     /// Drops this version, if it is what is known: the origin has another by now. Metadata that came

@@ -5,6 +5,7 @@
 //! behind the request; from elsewhere a bearer token, and where none is configured, the answer is no.
 
 use crate::{
+    cluster::Cluster,
     core::ReadPath,
     edge::{EdgeMetrics, backend::RequestContext},
     page,
@@ -123,6 +124,7 @@ impl Ops {
             ("/readyz", true),
             ("/metrics", true),
             ("/debug/fetches", true),
+            ("/admin/status", true),
             ("/admin/purge", false),
             ("/admin/warm", false),
         ];
@@ -140,8 +142,7 @@ impl Ops {
         }
         match path.as_str() {
             "/healthz" => text(StatusCode::OK, "ok\n"),
-            "/readyz" if self.ready.load(Relaxed) => text(StatusCode::OK, "ready\n"),
-            "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+            "/readyz" => self.readyz(),
             "/metrics" => {
                 let page = page::metrics(&self.path, &self.edge).await;
                 typed(CONTENT_TYPE, page)
@@ -150,9 +151,49 @@ impl Ops {
                 "application/json",
                 page::fetches(&self.path).await.to_string(),
             ),
+            "/admin/status" => self.status(request.uri().query().unwrap_or("")).await,
             "/admin/purge" => self.purge(request.uri().query().unwrap_or("")).await,
             _ => self.warm(request).await,
         }
+    }
+
+    /// Whether requests should be sent here. A shared store that is sick is read around, so that it
+    /// is said, and no reason to be left alone.
+    fn readyz(&self) -> Response<Body> {
+        let core = &self.path.0;
+        let settled = |cluster: &Arc<Cluster>| cluster.members().view.is_settled();
+        if !self.ready.load(Relaxed) {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n");
+        }
+        if !core.ways.cluster.as_ref().is_none_or(settled) {
+            let why = "not ready: no look at the cluster's members has succeeded yet\n";
+            return text(StatusCode::SERVICE_UNAVAILABLE, why);
+        }
+        match core.ways.tiers.shared_is_well() {
+            Some(false) => text(
+                StatusCode::OK,
+                "ready; the shared store fails, and is left alone\n",
+            ),
+            _ => text(StatusCode::OK, "ready\n"),
+        }
+    }
+
+    /// The cluster as this member sees it; and who coordinates an object's chunks, where one is named.
+    async fn status(&self, query: &str) -> Response<Body> {
+        let mut object = None;
+        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            match (&*name, value.split_once('/')) {
+                ("object", Some((bucket, key))) if !bucket.is_empty() && !key.is_empty() => {
+                    object = Some(ObjectName {
+                        bucket: bucket.into(),
+                        key: key.into(),
+                    });
+                }
+                _ => return text(StatusCode::BAD_REQUEST, "only object=BUCKET/KEY is known\n"),
+            }
+        }
+        let status = page::status(&self.path, object.as_ref()).await;
+        typed("application/json", status.to_string() + "\n")
     }
 
     /// Whether this caller may change something.
@@ -208,16 +249,26 @@ impl Ops {
         if bucket.is_none() && !prefix.is_empty() {
             return text(StatusCode::BAD_REQUEST, "a prefix needs its bucket\n");
         }
-        match self.path.purge(bucket.as_deref(), &prefix).await {
-            Ok(purged) => typed(
-                "application/json",
-                json!({
+        // The others first: what we forget before them we might learn from them again.
+        let others = match &self.path.0.ways.cluster {
+            Some(cluster) => cluster.purge_others(bucket.as_deref(), &prefix).await,
+            None => Vec::new(),
+        };
+        match self.path.purge_here(bucket.as_deref(), &prefix).await {
+            Ok(purged) => {
+                let members = others.into_iter().map(|(member, done)| match done {
+                    Ok(done) => json!({
+                        "member": member.address(), "objects": done.objects,
+                        "chunks": done.chunks, "pages": done.pages,
+                    }),
+                    Err(error) => json!({ "member": member.address(), "error": error }),
+                });
+                let answer = json!({
                     "v": 1, "objects": purged.objects, "chunks": purged.chunks,
-                    "pages": purged.pages,
-                })
-                .to_string()
-                    + "\n",
-            ),
+                    "pages": purged.pages, "members": members.collect::<Vec<_>>(),
+                });
+                typed("application/json", answer.to_string() + "\n")
+            }
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
         }
     }

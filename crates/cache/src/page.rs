@@ -1,18 +1,29 @@
 //! What the ops listener shows: the metrics page, and everything in flight as JSON.
 
 use crate::{
-    core::ReadPath,
+    cluster,
+    core::{Core, ReadPath},
     edge::{EdgeMetrics, FIRST_BYTE_BOUNDS_US},
+    key::{CacheKey, ChunkKey},
     throttle::Throttle,
     tiers::Tiers,
+    transport::Reply,
+    types::ObjectName,
 };
-use gannet::{engine::Snapshot, metrics::Page};
+use gannet::{
+    Fetcher,
+    engine::{Snapshot, SourceId},
+    metrics::{Figures, Page, named},
+};
+use gannet_cluster::{Member, View};
 use gannet_store::Stats;
 use serde_json::{Value, json};
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 /// Fetches shown at most.
 const FETCHES_MAX: usize = 1000;
+/// Chunks of one object shown at most.
+const CHUNKS_MAX: u64 = 1000;
 
 /// The metrics page.
 pub(crate) async fn metrics(path: &ReadPath, edge: &EdgeMetrics) -> String {
@@ -20,18 +31,15 @@ pub(crate) async fn metrics(path: &ReadPath, edge: &EdgeMetrics) -> String {
     let mut page = Page::new();
     write_edge(&mut page, edge);
     core.ways.metrics.write(&mut page);
-    // None while shutting down: the counters are still right.
-    let sources = core
-        .fetcher
-        .snapshot()
-        .await
-        .map_or_else(Vec::new, |view| view.sources);
-    page.fetcher(
-        &core.fetcher.gauges(),
-        &core.fetcher.counters(),
-        &sources,
-        |source| core.ways.sources.name(source),
-    );
+    let in_cluster = core.peer.is_some();
+    let mut fetchers = vec![figures(core, &core.home, if in_cluster { HOME } else { &[] }).await];
+    if let Some(peer) = &core.peer {
+        fetchers.push(figures(core, peer, PEER).await);
+    }
+    page.fetchers(&fetchers);
+    if let Some(cluster) = &core.ways.cluster {
+        cluster.write(&mut page);
+    }
     write_stores(&mut page, &core.ways.tiers);
     let known = core.ways.meta.len() as u64;
     page.gauge(
@@ -53,6 +61,39 @@ pub(crate) async fn metrics(path: &ReadPath, edge: &EdgeMetrics) -> String {
         family.sample(&[("origin", origin)], *under_way);
     }
     page.into_text()
+}
+
+const HOME: &[(&str, &str)] = &[("fetcher", "home")];
+const PEER: &[(&str, &str)] = &[("fetcher", "peer")];
+
+async fn figures<'a>(
+    core: &Core,
+    fetcher: &Fetcher<CacheKey, Reply>,
+    labels: &'a [(&'static str, &'a str)],
+) -> Figures<'a> {
+    // None while shutting down: the counters are still right.
+    let snapshot = fetcher.snapshot().await;
+    let sources = snapshot.map_or_else(Vec::new, |view| view.sources);
+    let of_peer = labels == PEER;
+    Figures {
+        labels,
+        gauges: fetcher.gauges(),
+        counters: fetcher.counters(),
+        sources: named(sources, |source| source_name(core, source, of_peer)),
+    }
+}
+
+/// What people call a source of one of the fetchers.
+fn source_name(core: &Core, source: SourceId, of_peer: bool) -> String {
+    if of_peer && source == cluster::HOME {
+        return "home".to_owned();
+    }
+    let cluster = core.ways.cluster.as_ref();
+    let member = cluster.and_then(|cluster| cluster.members().by_id(source).cloned());
+    match member {
+        Some(member) => member.address().to_owned(),
+        None => core.ways.sources.name(source),
+    }
 }
 
 fn write_edge(page: &mut Page, edge: &EdgeMetrics) {
@@ -182,20 +223,97 @@ fn write_stores(page: &mut Page, tiers: &Tiers) {
     }
 }
 
-/// Everything in flight.
-pub(crate) async fn fetches(path: &ReadPath) -> Value {
-    match path.0.fetcher.snapshot().await {
-        Some(snapshot) => snapshot_json(path, &snapshot),
-        None => json!({ "v": 1, "shut": true }),
+/// The cluster as this member sees it, and who coordinates the chunks of an object.
+pub(crate) async fn status(path: &ReadPath, object: Option<&ObjectName>) -> Value {
+    let core = &path.0;
+    let gauges = core.home.gauges();
+    let mut status = json!({
+        "v": 1, "origin": &*core.origin_id,
+        "fills": { "fetches": gauges.fetches, "attempts": gauges.attempts, "waiters": gauges.waiters },
+        "shared_store_well": core.ways.tiers.shared_is_well(),
+    });
+    let (Some(cluster), Some(peer)) = (&core.ways.cluster, &core.peer) else {
+        return status;
+    };
+    let snapshot = peer.snapshot().await;
+    let health = |id: Option<SourceId>| {
+        let sources = &snapshot.as_ref()?.sources;
+        let view = sources.iter().find(|view| Some(view.source) == id)?;
+        Some(format!("{:?}", view.health))
+    };
+    let there = cluster.look_at_others().await;
+    let members = cluster.members();
+    let all = members.view.members().map(|member| {
+        let mut shown = json!({
+            "address": member.address(), "weight": member.weight(), "self": member == cluster.me(),
+        });
+        if let Some((_, answer)) = there.iter().find(|(other, _)| other == member) {
+            shown["health"] = json!(health(members.id(member)));
+            match answer {
+                Ok(took) => shown["answered_ms"] = json!(took.as_secs_f64() * 1000.0),
+                Err(error) => shown["error"] = json!(error),
+            }
+        }
+        shown
+    });
+    status["self"] = json!(cluster.me().address());
+    status["settled"] = json!(members.view.is_settled());
+    status["members"] = Value::Array(all.collect());
+    if let Some(name) = object {
+        status["object"] = coordinators(core, &members.view, name);
     }
+    status
 }
 
-fn snapshot_json(path: &ReadPath, snapshot: &Snapshot<crate::key::CacheKey>) -> Value {
-    let sources = path.0.ways.sources;
+/// Who coordinates an object: its metadata, and, where those are known here, its chunks.
+fn coordinators(core: &Core, view: &View, name: &ObjectName) -> Value {
+    let ranked = |key: &CacheKey| {
+        let (first, second) = view.ranked(key.placement());
+        json!({
+            "coordinator": first.address(), "runner_up": second.map(Member::address),
+        })
+    };
+    let mut object = json!({
+        "bucket": &*name.bucket, "key": &*name.key, "head": ranked(&CacheKey::Head(name.clone())),
+    });
+    if let Some(Ok(meta)) = core.ways.meta.get(name).map(|found| found.value) {
+        let version = core.version(name, &meta);
+        let chunks = version.size.div_ceil(version.chunk_size);
+        let chunk = |index| {
+            ranked(&CacheKey::Chunk(ChunkKey {
+                version: Arc::clone(&version),
+                index,
+            }))
+        };
+        object["etag"] = json!(&*meta.etag);
+        object["size"] = json!(meta.size);
+        object["chunks_all"] = json!(chunks);
+        object["chunks"] = (0..chunks.min(CHUNKS_MAX)).map(chunk).collect();
+    }
+    object
+}
+
+/// Everything in flight.
+pub(crate) async fn fetches(path: &ReadPath) -> Value {
+    let core = &path.0;
+    let Some(snapshot) = core.home.snapshot().await else {
+        return json!({ "v": 1, "shut": true });
+    };
+    let mut page = snapshot_json(core, &snapshot, false);
+    if let Some(peer) = &core.peer
+        && let Some(snapshot) = peer.snapshot().await
+    {
+        page["peer"] = snapshot_json(core, &snapshot, true);
+    }
+    page
+}
+
+fn snapshot_json(core: &Core, snapshot: &Snapshot<CacheKey>, of_peer: bool) -> Value {
+    let name = |source| source_name(core, source, of_peer);
     let fetches = snapshot.fetches.iter().take(FETCHES_MAX).map(|fetch| {
         let attempts = fetch.attempts.iter().map(|attempt| {
             json!({
-                "id": attempt.attempt.0, "source": sources.name(attempt.source),
+                "id": attempt.attempt.0, "source": name(attempt.source),
                 "stage": format!("{:?}", attempt.stage), "from_byte": attempt.from_byte,
                 "upto": attempt.upto, "acknowledged": attempt.acknowledged,
                 "aborting": attempt.aborting,
@@ -211,7 +329,7 @@ fn snapshot_json(path: &ReadPath, snapshot: &Snapshot<crate::key::CacheKey>) -> 
     let views = snapshot.sources.iter().map(|view| {
         let millis = |d: Option<std::time::Duration>| d.map(|d| d.as_secs_f64() * 1000.0);
         json!({
-            "source": sources.name(view.source), "health": format!("{:?}", view.health),
+            "source": name(view.source), "health": format!("{:?}", view.health),
             "up": view.up, "attempts": view.attempts, "queued": view.queued,
             "bytes_per_second": view.performance, "faults": view.faults,
             "first_byte_ms_mean": millis(view.latency_mean),

@@ -10,7 +10,7 @@
 
 use crate::{
     ahead::Ahead,
-    core::Core,
+    core::{Core, Route},
     edge::backend::RequestContext,
     key::{CacheKey, ChunkKey, Version},
     plans,
@@ -19,7 +19,7 @@ use crate::{
     types::{ObjectError, Segment, SegmentStream},
 };
 use futures_util::{StreamExt as _, stream};
-use gannet::{BodyReader, StreamError};
+use gannet::{BodyReader, FetchError, StreamError};
 use gannet_store::{Blob, BlobStream, Place, StoreError};
 use std::{ops::Range, sync::Arc};
 
@@ -41,27 +41,42 @@ pub(crate) async fn open(
         version: Arc::clone(version),
         range,
         context: context.clone(),
+        route: Route::Client,
         files,
         chunk: None,
         aheads: Vec::new(),
         looks_ahead: false,
         fruitless: 0,
     };
-    let first = match reader.next().await {
-        Some(Ok(first)) => first,
-        Some(Err(error)) => return Err(reader.before_first_byte(error)),
-        None => return Err(ObjectError::Internal("a range without bytes".into())),
-    };
+    let first = reader.first().await?;
     // Not before: what fails at once should cost the origin one request.
     reader.looks_ahead = true;
     drop(reader.look_ahead());
-    let rest = stream::unfold(Some(reader), |reader| async move {
-        let mut reader = reader?;
-        let item = reader.next().await?;
-        let reader = item.is_ok().then_some(reader);
-        Some((item, reader))
-    });
-    Ok(Box::pin(stream::iter([Ok(first)]).chain(rest)))
+    Ok(reader.stream(first))
+}
+
+/// The same for a part of one chunk that another member asks for, by this route.
+pub(crate) async fn open_for_member(
+    core: &Arc<Core>,
+    version: &Arc<Version>,
+    range: Range<u64>,
+    context: &RequestContext,
+    route: Route,
+) -> Result<SegmentStream, ObjectError> {
+    let mut reader = ObjectReader {
+        core: Arc::clone(core),
+        version: Arc::clone(version),
+        range,
+        context: context.clone(),
+        route,
+        files: false,
+        chunk: None,
+        aheads: Vec::new(),
+        looks_ahead: false,
+        fruitless: 0,
+    };
+    let first = reader.first().await?;
+    Ok(reader.stream(first))
 }
 
 /// A range of a version that is being read.
@@ -71,6 +86,7 @@ struct ObjectReader {
     /// What is still to be read.
     range: Range<u64>,
     context: RequestContext,
+    route: Route,
     /// Whether the caller can send files.
     files: bool,
     /// The chunk that is being read.
@@ -100,6 +116,26 @@ struct Arriving {
 }
 
 impl ObjectReader {
+    /// The first bytes, or why there are none.
+    async fn first(&mut self) -> Result<Segment, ObjectError> {
+        match self.next().await {
+            Some(Ok(first)) => Ok(first),
+            Some(Err(error)) => Err(self.before_first_byte(error)),
+            None => Err(ObjectError::Internal("a range without bytes".into())),
+        }
+    }
+
+    /// All of it, the first bytes included.
+    fn stream(self, first: Segment) -> SegmentStream {
+        let rest = stream::unfold(Some(self), |reader| async move {
+            let mut reader = reader?;
+            let item = reader.next().await?;
+            let reader = item.is_ok().then_some(reader);
+            Some((item, reader))
+        });
+        Box::pin(stream::iter([Ok(first)]).chain(rest))
+    }
+
     /// The next bytes.
     async fn next(&mut self) -> Option<Result<Segment, ObjectError>> {
         while !self.range.is_empty() {
@@ -189,7 +225,7 @@ impl ObjectReader {
         self.fruitless += 1;
         let why = match broke {
             Some(Broke::Stream(StreamError::Failed(error))) => {
-                return Err(self.core.object_error(&error));
+                return Err(self.why(&error));
             }
             // What the client has may be wrong: nothing must follow it.
             Some(Broke::Stream(StreamError::Cut)) => {
@@ -209,6 +245,15 @@ impl ObjectReader {
             return Err(ObjectError::Internal(why.into()));
         }
         Ok(())
+    }
+
+    /// What a fetch of the chunk in which the next byte lies ended of.
+    fn why(&self, error: &FetchError) -> ObjectError {
+        let chunk = ChunkKey {
+            version: Arc::clone(&self.version),
+            index: self.range.start / self.version.chunk_size,
+        };
+        self.core.why(&CacheKey::Chunk(chunk), error)
     }
 
     /// Opens the chunk that holds the next byte.
@@ -241,9 +286,8 @@ impl ObjectReader {
         tracing::debug!(%request, ?chunk, ?within, "miss");
         let len = chunk.len();
         let key = CacheKey::Chunk(chunk);
-        let fetch = self
-            .core
-            .fetcher
+        let fetcher = self.core.fetcher(&key, self.route);
+        let fetch = fetcher
             .stream(key.clone())
             .at(within.start)
             .until(within.end);

@@ -4,11 +4,16 @@
 //! engine asks each candidate once per cycle, and a read that stalls or breaks off must be continued
 //! on a second connection even where there is no mirror.
 
-use crate::key::CacheKey;
+use crate::{cluster::Cluster, key::CacheKey};
 use gannet::{
     Select, Soon,
     engine::{GroupId, SourceId},
 };
+
+use std::sync::Arc;
+
+/// Sources from here on are members of the cluster.
+pub(crate) const MEMBERS: u64 = 1 << 32;
 
 /// Connections that one chunk may use in one cycle over the candidates.
 pub(crate) const LANES: u64 = 2;
@@ -20,6 +25,8 @@ pub(crate) enum Source {
     Shared,
     /// A lane of an origin; origin 0 is the primary.
     Origin { origin: usize, lane: u64 },
+    /// A member of the cluster, for what it holds.
+    Member(SourceId),
 }
 
 /// All sources of a cache: which they are does not change while it runs.
@@ -37,11 +44,15 @@ impl Sources {
         SourceId(match source {
             Source::Shared => 0,
             Source::Origin { origin, lane } => 1 + origin as u64 * LANES + lane,
+            Source::Member(id) => id.0,
         })
     }
 
     /// The source of this id, if there is one.
     pub(crate) fn source(self, id: SourceId) -> Option<Source> {
+        if id.0 >= MEMBERS {
+            return Some(Source::Member(id));
+        }
         let Some(n) = id.0.checked_sub(1) else {
             return self.shared.then_some(Source::Shared);
         };
@@ -59,6 +70,8 @@ impl Sources {
         GroupId(match source {
             Source::Shared => 0,
             Source::Origin { origin, .. } => 1 + origin as u64,
+            // Each member is its own: what one bears is no other's business.
+            Source::Member(id) => id.0,
         })
     }
 
@@ -84,6 +97,7 @@ impl Sources {
             Some(Source::Shared) => "shared-store".to_owned(),
             Some(Source::Origin { origin: 0, lane }) => format!("origin/{lane}"),
             Some(Source::Origin { origin, lane }) => format!("mirror-{origin}/{lane}"),
+            Some(Source::Member(id)) => format!("member-{}", id.0 - MEMBERS),
         }
     }
 
@@ -104,9 +118,25 @@ impl Sources {
     }
 }
 
-impl Select<CacheKey> for Sources {
+/// Stores and origins; and before them, for a chunk that this member coordinates since a short
+/// while, the member that did before. A shared store has what that one had.
+#[derive(Clone, Debug)]
+pub(crate) struct HomeSelect {
+    pub(crate) sources: Sources,
+    pub(crate) cluster: Option<Arc<Cluster>>,
+}
+
+impl Select<CacheKey> for HomeSelect {
     fn rank(&self, key: &CacheKey, _up: &[SourceId]) -> Soon<Vec<SourceId>> {
-        Soon::Now(self.ranked(key))
+        let mut ranked = self.sources.ranked(key);
+        if let Some(cluster) = &self.cluster
+            && !self.sources.shared
+            && matches!(key, CacheKey::Chunk(_))
+            && let Some(holder) = cluster.members().holder(key)
+        {
+            ranked.insert(0, holder);
+        }
+        Soon::Now(ranked)
     }
 }
 
@@ -156,7 +186,9 @@ mod tests {
             }
             assert_eq!(sources.all().count(), 6 + usize::from(shared));
             assert_eq!(sources.source(SourceId(7)), None);
-            assert_eq!(sources.source(SourceId(u64::MAX)), None);
+            let member = SourceId(MEMBERS + 3);
+            assert_eq!(sources.source(member), Some(Source::Member(member)));
+            assert_eq!(sources.source(SourceId(MEMBERS - 1)), None);
         }
     }
 

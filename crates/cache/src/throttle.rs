@@ -55,6 +55,15 @@ impl Throttle {
         }
     }
 
+    /// The origin is shared with more members than before, or with fewer.
+    pub(crate) fn set_cap(&self, cap: u32) {
+        let mut aimd = self.aimd.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(limit) = aimd.set_cap(cap) {
+            tracing::info!(origin = self.origin, limit, cap, "requests at once");
+            let _ = self.changes.send((self.origin, limit));
+        }
+    }
+
     /// Requests under way, and how many may be.
     pub(crate) fn load(&self) -> (u32, u32) {
         let limit = self
@@ -92,6 +101,16 @@ impl Aimd {
     /// Requests that may be under way at once.
     fn limit(&self) -> u32 {
         self.limit
+    }
+
+    /// Sets the cap; a limit that stood at the old one follows it. Returns the new limit if that
+    /// changes it.
+    fn set_cap(&mut self, cap: u32) -> Option<u32> {
+        let cap = cap.max(1);
+        let at_cap = self.limit == self.cap;
+        self.cap = cap;
+        let limit = if at_cap { cap } else { self.limit.min(cap) };
+        (std::mem::replace(&mut self.limit, limit) != limit).then_some(limit)
     }
 
     /// A request was answered well, or with an error that says nothing of load. Returns the new limit
@@ -153,6 +172,18 @@ mod tests {
         }
         assert_eq!(seen, [3, 4]);
         assert_eq!(aimd.limit(), 4);
+    }
+
+    #[test]
+    fn follows_its_cap_unless_the_origin_asked_for_less() {
+        let mut aimd = Aimd::new(192);
+        assert_eq!(aimd.set_cap(64), Some(64), "three members");
+        assert_eq!(aimd.set_cap(64), None);
+        assert_eq!(aimd.set_cap(96), Some(96), "one has left");
+        assert_eq!(aimd.throttled(96), Some(48));
+        assert_eq!(aimd.set_cap(192), None, "the origin's word stands");
+        assert_eq!(aimd.set_cap(32), Some(32));
+        assert_eq!(aimd.set_cap(0), Some(1));
     }
 
     #[test]

@@ -178,12 +178,23 @@ impl Tiers {
             .unwrap_or(Err(StoreError::Closed))
     }
 
+    /// Keeps a chunk that came from another member in memory, to serve it on; its copy is that
+    /// member's.
+    pub(crate) async fn keep(&self, place: &Place, segments: &[Bytes]) -> Result<Put, StoreError> {
+        self.memory.put(place, segments.to_vec()).await
+    }
+
     /// Removes a chunk from all tiers.
     pub(crate) async fn remove(&self, place: &Place) -> Result<(), StoreError> {
         for store in self.all() {
             store.remove(place).await?;
         }
         Ok(())
+    }
+
+    /// Whether there is a shared store, and it may be used.
+    pub(crate) fn shared_is_well(&self) -> Option<bool> {
+        self.shared.as_ref().map(|_| !self.breaker.is_open())
     }
 
     /// The stores that there are, nearest first.

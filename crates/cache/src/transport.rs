@@ -7,8 +7,9 @@
 
 use crate::{
     askers::Askers,
+    cluster::Cluster,
     failure::{attempt_error, of_the_object, store_attempt_error},
-    key::{CacheKey, ChunkKey, identity_of},
+    key::{CacheKey, ChunkKey, Version, identity_of},
     listing::Listings,
     meta::{Known, MetaCache},
     metrics::{Metrics, OriginOp, OriginOutcome},
@@ -57,11 +58,18 @@ pub(crate) enum ChunkFrom {
     Shared,
     /// An origin.
     Origin,
+    /// Another member of the cluster, whose copy it is.
+    Member,
+    /// The member that coordinated it before us: the copy is ours from now on.
+    Holder,
 }
 
 /// Origins and the shared store, as the fetcher reaches them.
 #[derive(Debug)]
 pub(crate) struct Ways {
+    pub(crate) origin_id: Arc<str>,
+    /// The cluster that this cache is a member of.
+    pub(crate) cluster: Option<Arc<Cluster>>,
     pub(crate) origins: Vec<Arc<dyn Origin>>,
     pub(crate) sources: Sources,
     pub(crate) tiers: Arc<Tiers>,
@@ -123,7 +131,7 @@ impl Ways {
         match (&request.key, source) {
             (CacheKey::Chunk(chunk), source) => self.chunk(chunk, source, request, guard).await,
             (key, Source::Origin { origin, .. }) => self.question(key, origin, request).await,
-            (_, Source::Shared) => Err(AttemptError::missing()),
+            (_, Source::Shared | Source::Member(_)) => Err(AttemptError::missing()),
         }
     }
 
@@ -148,14 +156,22 @@ impl Ways {
         if request.stage == Stage::First
             && let Some((_, blob)) = self.tiers.open_local(&place, len).await
         {
-            return blob_answer(chunk, ChunkFrom::Local, &blob, from_byte, guard);
+            return blob_answer(chunk, ChunkFrom::Local, &blob, from_byte, Some(guard));
         }
         let origin = match source {
             Source::Shared => {
                 let opened = self.tiers.open_shared(&place, len).await;
                 let blob = opened.map_err(|error| store_attempt_error(&error))?;
                 let blob = blob.ok_or_else(AttemptError::missing)?;
-                return blob_answer(chunk, ChunkFrom::Shared, &blob, from_byte, guard);
+                return blob_answer(chunk, ChunkFrom::Shared, &blob, from_byte, Some(guard));
+            }
+            Source::Member(member) => {
+                let cluster = self.cluster.as_ref().ok_or_else(AttemptError::missing)?;
+                let asker = self.askers.of(request.fetch, &request.key);
+                let asker = asker.unwrap_or_else(|| "-".into());
+                let held = cluster.ask_holder(&self.origin_id, chunk, member, request, asker);
+                let body = held.await?;
+                return Ok(chunk_answer(chunk, ChunkFrom::Holder, from_byte, body));
             }
             Source::Origin { origin, .. } => origin,
         };
@@ -179,20 +195,13 @@ impl Ways {
             }
         };
         let left = len - from_byte;
-        Ok(Answer {
-            meta: Reply::Chunk {
-                from: ChunkFrom::Origin,
-            },
-            identity: identity_of(&version.etag),
-            total: Some(len),
-            from_byte,
-            body: Box::pin(Counted {
-                bytes,
-                call: Some(call),
-                left,
-                _guard: guard,
-            }),
-        })
+        let body = Box::pin(Counted {
+            bytes,
+            call: Some(call),
+            left,
+            _guard: guard,
+        });
+        Ok(chunk_answer(chunk, ChunkFrom::Origin, from_byte, body))
     }
 
     /// The primary says that what we know of an object is out of date.
@@ -202,9 +211,11 @@ impl Ways {
             OriginError::Changed | OriginError::NoSuchKey | OriginError::NoSuchBucket
         );
         if origin == 0 && gone {
-            let dropped = self
-                .meta
-                .drop_version(&chunk.version.name, &chunk.version.etag);
+            let Version { name, etag, .. } = &*chunk.version;
+            let dropped = self.meta.drop_version(name, etag);
+            if let Some(cluster) = &self.cluster {
+                cluster.gone(name, etag);
+            }
             tracing::debug!(?chunk, %error, dropped, "the origin has another version");
         }
     }
@@ -252,7 +263,7 @@ impl Ways {
 
     /// Another fetch of the same key may have ended between the caller's look into the cache and this
     /// fetch's begin.
-    fn answered_meanwhile(&self, key: &CacheKey) -> Option<Reply> {
+    pub(crate) fn answered_meanwhile(&self, key: &CacheKey) -> Option<Reply> {
         Some(match key {
             CacheKey::Head(name) => Reply::Head(self.meta.young(name)?),
             CacheKey::List(query) => Reply::List(Ok(self.listings.page(query)?)),
@@ -260,6 +271,20 @@ impl Ways {
             CacheKey::Bucket(bucket) => Reply::Bucket(self.listings.bucket(bucket)?),
             CacheKey::Chunk(_) => return None,
         })
+    }
+
+    /// Whether an attempt at this key is under way, here or at another member.
+    pub(crate) fn is_under_way(&self, key: &CacheKey) -> bool {
+        let elsewhere = |cluster: &Arc<Cluster>| cluster.receiving.has(key);
+        self.under_way.has(key) || self.cluster.as_ref().is_some_and(elsewhere)
+    }
+
+    /// For how long what is known of a key will still be believed.
+    pub(crate) fn fresh_for(&self, key: &CacheKey) -> Option<Duration> {
+        match key {
+            CacheKey::Head(name) => self.meta.fresh_for(name),
+            key => self.listings.fresh_for(key),
+        }
     }
 
     /// An origin's answer: final where it is good, or where it is the primary's word on the object;
@@ -303,7 +328,7 @@ fn blob_answer(
     from: ChunkFrom,
     blob: &Blob,
     from_byte: u64,
-    guard: Entered,
+    guard: Option<Entered>,
 ) -> Result<Answer<Reply>, AttemptError> {
     let bytes = blob
         .stream(from_byte..blob.len())
@@ -312,13 +337,32 @@ fn blob_answer(
             let _under_way = &guard;
             item.map_err(|error| store_attempt_error(&error))
         });
-    Ok(Answer {
+    Ok(chunk_answer(chunk, from, from_byte, Box::pin(bytes)))
+}
+
+/// Bytes of a chunk from the byte that was asked for.
+pub(crate) fn chunk_answer(
+    chunk: &ChunkKey,
+    from: ChunkFrom,
+    from_byte: u64,
+    body: ByteStream,
+) -> Answer<Reply> {
+    Answer {
         meta: Reply::Chunk { from },
         identity: identity_of(&chunk.version.etag),
-        total: Some(blob.len()),
+        total: Some(chunk.len()),
         from_byte,
-        body: Box::pin(bytes) as ByteStream,
-    })
+        body,
+    }
+}
+
+/// A chunk that is held here already.
+pub(crate) fn held_answer(
+    chunk: &ChunkKey,
+    blob: &Blob,
+    from_byte: u64,
+) -> Result<Answer<Reply>, AttemptError> {
+    blob_answer(chunk, ChunkFrom::Local, blob, from_byte, None)
 }
 
 /// One request to an origin, from its begin to its one end: counted, and reported to the throttle.

@@ -109,6 +109,16 @@ impl<K: Clone + Eq + Hash, V: Clone> TtlMap<K, V> {
         (entry.ages > Instant::now()).then(|| entry.value.clone())
     }
 
+    /// How much of its time a key has before it.
+    pub(crate) fn left<Q>(&self, key: &Q) -> Option<Duration>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        let expires = self.shard(key).map.get(key)?.expires;
+        expires.checked_duration_since(Instant::now())
+    }
+
     /// Puts a value in, for so long; `weight` is its share of the bytes. One that is heavier than a
     /// shard may hold is not kept.
     pub(crate) fn insert(&self, key: K, value: V, weight: usize, ttl: Duration) {

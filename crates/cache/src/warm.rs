@@ -72,7 +72,7 @@ impl ReadPath {
     ///
     /// # Errors
     /// A store that fails; what is known is dropped all the same, and purging again goes on.
-    pub(crate) async fn purge(
+    pub(crate) async fn purge_here(
         &self,
         bucket: Option<&str>,
         prefix: &str,
@@ -144,8 +144,22 @@ async fn warm_object(
     }
 }
 
-/// Fetches a chunk into the store; whether that was necessary.
+/// Has a chunk fetched into the store of whoever coordinates it; whether that was necessary.
 async fn warm_chunk(
+    core: &Arc<Core>,
+    chunk: ChunkKey,
+    context: &RequestContext,
+) -> Result<bool, ObjectError> {
+    if let Some(cluster) = &core.ways.cluster
+        && let Some(warmed) = cluster.warm(&core.origin_id, &chunk, context).await
+    {
+        return warmed;
+    }
+    warm_here(core, chunk, context).await
+}
+
+/// Fetches a chunk into our own store; whether that was necessary.
+pub(crate) async fn warm_here(
     core: &Arc<Core>,
     chunk: ChunkKey,
     context: &RequestContext,
@@ -161,7 +175,7 @@ async fn warm_chunk(
         return Ok(false);
     }
     let key = CacheKey::Chunk(chunk);
-    let fetch = core.fetcher.fetch(key.clone()).plan(core.plans.warm(len));
+    let fetch = core.home.fetch(key.clone()).plan(core.plans.warm(len));
     let _asking = core.ways.askers.enter(&key, &context.request_id);
     // Warming is patient: it waits for its turn as long as that takes.
     let fetched = fetch.priority(plans::AHEAD).owner(context.owner).await;

@@ -76,6 +76,12 @@ impl View {
         self.looked
     }
 
+    /// Whether it is known whom to count on: others after a good look, or nobody after too many that
+    /// failed.
+    pub const fn is_settled(&self) -> bool {
+        self.looked || self.failures > FAILURES_MAX
+    }
+
     /// Takes what a look at the members has brought: `None` where it failed. A look that finds nobody
     /// has failed: a name service that answers with nothing is far more often broken than right. The
     /// last good view is kept for five such looks, and then nobody but itself.

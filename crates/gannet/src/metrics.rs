@@ -95,6 +95,52 @@ pub struct Page {
     text: String,
 }
 
+/// What one of several fetchers tells of itself.
+#[derive(Clone, Debug)]
+pub struct Figures<'a> {
+    /// What tells it from the others.
+    pub labels: &'a [(&'static str, &'a str)],
+    /// What is in flight.
+    pub gauges: Gauges,
+    /// What has happened.
+    pub counters: Counters,
+    /// Its sources, and their names.
+    pub sources: Vec<(String, SourceView)>,
+}
+
+impl<'a> Figures<'a> {
+    fn with<'b>(&self, more: &[(&'static str, &'b str)]) -> Vec<(&'static str, &'b str)>
+    where
+        'a: 'b,
+    {
+        self.labels.iter().chain(more).copied().collect()
+    }
+}
+
+/// Sources with the names that they have on a page.
+pub fn named(
+    sources: impl IntoIterator<Item = SourceView>,
+    mut name: impl FnMut(SourceId) -> String,
+) -> Vec<(String, SourceView)> {
+    let sources = sources.into_iter();
+    sources
+        .map(|source| (name(source.source), source))
+        .collect()
+}
+
+/// One figure of many.
+type Figure<T> = fn(&T) -> u64;
+
+/// All sources of all fetchers.
+fn all<'b, 'a: 'b>(
+    fetchers: &'b [Figures<'a>],
+) -> impl Iterator<Item = (&'b Figures<'a>, &'b str, &'b SourceView)> {
+    fetchers.iter().flat_map(|fetcher| {
+        let sources = fetcher.sources.iter();
+        sources.map(move |(name, source)| (fetcher, name.as_str(), source))
+    })
+}
+
 impl Page {
     /// An empty page.
     pub fn new() -> Self {
@@ -131,92 +177,120 @@ impl Page {
         gauges: &Gauges,
         counters: &Counters,
         sources: &[SourceView],
-        mut name: impl FnMut(SourceId) -> String,
+        name: impl FnMut(SourceId) -> String,
     ) {
-        let mut gauge = |name, help, value: u64| {
-            self.gauge(name, help).sample(&[], value);
-        };
-        gauge(
-            "gannet_fetch_inflight",
-            "Fetches that are not over.",
-            gauges.fetches,
-        );
-        gauge(
-            "gannet_fetch_waiters",
-            "Callers without an outcome yet.",
-            gauges.waiters,
-        );
-        gauge(
-            "gannet_fetch_attempts",
-            "Requests under way.",
-            gauges.attempts,
-        );
-        gauge(
-            "gannet_fetch_body_bytes",
-            "Bytes in bodies.",
-            gauges.body_bytes,
-        );
-        let mut counter = |name, help, value: u64| {
-            self.counter(name, help).sample(&[], value);
-        };
-        counter("gannet_fetch_wants_total", "Wants taken.", counters.wants);
-        counter(
-            "gannet_fetch_coalesced_total",
-            "Wants that joined a fetch.",
-            counters.coalesced,
-        );
-        counter(
-            "gannet_fetch_attempts_total",
-            "Requests made.",
-            counters.attempts,
-        );
-        counter(
-            "gannet_fetch_resumes_total",
-            "Requests that continued a body.",
-            counters.resumes,
-        );
-        counter(
-            "gannet_fetch_retries_total",
-            "Requests after a failed one.",
-            counters.retries,
-        );
-        counter(
-            "gannet_fetch_timeouts_total",
-            "Requests that took too long.",
-            counters.timeouts,
-        );
-        counter(
-            "gannet_fetch_faults_total",
-            "Requests that failed.",
-            counters.faults,
-        );
-        let won = counters.hedges_won.min(counters.hedges);
-        self.counter(
+        let sources = sources.iter().cloned();
+        self.fetchers(&[Figures {
+            labels: &[],
+            gauges: *gauges,
+            counters: *counters,
+            sources: named(sources, name),
+        }]);
+    }
+
+    /// Writes what several fetchers of one process tell of themselves, each under its own labels.
+    pub fn fetchers(&mut self, fetchers: &[Figures<'_>]) {
+        let gauges: [(_, _, Figure<Gauges>); 4] = [
+            (
+                "gannet_fetch_inflight",
+                "Fetches that are not over.",
+                |gauges| gauges.fetches,
+            ),
+            (
+                "gannet_fetch_waiters",
+                "Callers without an outcome yet.",
+                |gauges| gauges.waiters,
+            ),
+            ("gannet_fetch_attempts", "Requests under way.", |gauges| {
+                gauges.attempts
+            }),
+            ("gannet_fetch_body_bytes", "Bytes in bodies.", |gauges| {
+                gauges.body_bytes
+            }),
+        ];
+        for (name, help, value) in gauges {
+            let mut family = self.gauge(name, help);
+            for fetcher in fetchers {
+                family.sample(fetcher.labels, value(&fetcher.gauges));
+            }
+        }
+        let counters: [(_, _, Figure<Counters>); 7] = [
+            ("gannet_fetch_wants_total", "Wants taken.", |counters| {
+                counters.wants
+            }),
+            (
+                "gannet_fetch_coalesced_total",
+                "Wants that joined a fetch.",
+                |counters| counters.coalesced,
+            ),
+            (
+                "gannet_fetch_attempts_total",
+                "Requests made.",
+                |counters| counters.attempts,
+            ),
+            (
+                "gannet_fetch_resumes_total",
+                "Requests that continued a body.",
+                |counters| counters.resumes,
+            ),
+            (
+                "gannet_fetch_retries_total",
+                "Requests after a failed one.",
+                |counters| counters.retries,
+            ),
+            (
+                "gannet_fetch_timeouts_total",
+                "Requests that took too long.",
+                |counters| counters.timeouts,
+            ),
+            (
+                "gannet_fetch_faults_total",
+                "Requests that failed.",
+                |counters| counters.faults,
+            ),
+        ];
+        for (name, help, value) in counters {
+            let mut family = self.counter(name, help);
+            for fetcher in fetchers {
+                family.sample(fetcher.labels, value(&fetcher.counters));
+            }
+        }
+        let mut hedges = self.counter(
             "gannet_fetch_hedges_total",
             "Hedges, by whether they brought the datum.",
-        )
-        .sample(&[("won", "true")], won)
-        .sample(&[("won", "false")], counters.hedges - won);
-        self.counter("gannet_fetch_outcomes_total", "Outcomes given to callers.")
-            .sample(&[("outcome", "datum")], counters.answered)
-            .sample(&[("outcome", "error")], counters.failed);
-        let names: Vec<String> = sources.iter().map(|source| name(source.source)).collect();
+        );
+        for fetcher in fetchers {
+            let counters = &fetcher.counters;
+            let won = counters.hedges_won.min(counters.hedges);
+            for (label, count) in [("true", won), ("false", counters.hedges - won)] {
+                hedges.sample(&fetcher.with(&[("won", label)]), count);
+            }
+        }
+        let mut outcomes =
+            self.counter("gannet_fetch_outcomes_total", "Outcomes given to callers.");
+        for fetcher in fetchers {
+            let counters = &fetcher.counters;
+            for (label, count) in [("datum", counters.answered), ("error", counters.failed)] {
+                outcomes.sample(&fetcher.with(&[("outcome", label)]), count);
+            }
+        }
         let mut health = self.gauge("gannet_source_health", "1 for the state a source is in.");
-        for (source, name) in sources.iter().zip(&names) {
+        for (fetcher, name, source) in all(fetchers) {
             for (state, label) in STATES {
-                let labels = [("source", name.as_str()), ("state", label)];
+                let labels = fetcher.with(&[("source", name), ("state", label)]);
                 health.sample(&labels, u64::from(source.health == state));
             }
         }
         let mut latency = self.gauge("gannet_source_latency_seconds", "Mean time to first byte.");
-        for (source, name) in sources.iter().zip(&names) {
+        for (fetcher, name, source) in all(fetchers) {
             if let Some(mean) = source.latency_mean {
-                latency.sample(&[("source", name)], mean.as_secs_f64());
+                latency.sample(&fetcher.with(&[("source", name)]), mean.as_secs_f64());
             }
         }
         let mut blocked = self.gauge("gannet_source_blocked", "1 if the source is blocked.");
-        for (source, name) in sources.iter().zip(&names) {
-            blocked.sample(&[("source", name)], u64::from(source.blocked.is_some()));
+        for (fetcher, name, source) in all(fetchers) {
+            let labels = fetcher.with(&[("source", name)]);
+            blocked.sample(&labels, u64::from(source.blocked.is_some()));
         }
     }
 

@@ -9,6 +9,7 @@ use crate::{
     edge::backend::RequestContext,
     key::{CacheKey, ChunkKey},
     types::ObjectError,
+    warm::Purged,
 };
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
@@ -32,7 +33,7 @@ impl Cluster {
         &self,
         bucket: Option<&str>,
         prefix: &str,
-    ) -> Vec<(Member, Result<PurgeDone, String>)> {
+    ) -> Vec<(Member, Result<Purged, String>)> {
         let purge = Purge {
             bucket: bucket.map(str::to_owned),
             prefix: prefix.to_owned(),
@@ -45,7 +46,8 @@ impl Cluster {
                 async move {
                     let done = match self.tell(&member, PURGE, body, PATIENCE).await {
                         Ok((StatusCode::OK, body)) => {
-                            serde_json::from_slice(&body).map_err(|error| error.to_string())
+                            let done = serde_json::from_slice::<PurgeDone>(&body);
+                            done.map(Purged::from).map_err(|error| error.to_string())
                         }
                         Ok((status, _)) => Err(format!("answered {status}")),
                         Err(error) => Err(error),

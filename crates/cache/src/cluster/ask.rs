@@ -34,12 +34,7 @@ use gannet_link::LinkError;
 use http::StatusCode;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
-use std::{
-    collections::VecDeque,
-    future::IntoFuture as _,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, future::IntoFuture as _, sync::Arc, time::Duration};
 
 /// The path of a question.
 pub(super) const ASK: &str = "/gannet/1/ask";
@@ -124,7 +119,11 @@ impl Peer {
         // Another fetch of this key may have ended between the caller's look and this one's begin.
         if request.stage == Stage::First {
             if let CacheKey::Chunk(chunk) = key
-                && let Some((_, blob)) = self.ways.tiers.open_local(&chunk.place(), chunk.len()).await
+                && let Some((_, blob)) = self
+                    .ways
+                    .tiers
+                    .open_local(&chunk.place(), chunk.len())
+                    .await
             {
                 return held_answer(chunk, &blob, request.from_byte);
             }
@@ -189,10 +188,15 @@ impl Peer {
         };
         let peer = Arc::clone(self);
         let (fetch, key) = (request.fetch, key.clone());
-        let body = pieces(asking)
-            .map(move |item| item.map_err(|error| peer.told_of(&key, fetch, error)));
+        let body =
+            pieces(asking).map(move |item| item.map_err(|error| peer.told_of(&key, fetch, error)));
         let body = Box::pin(body);
-        Ok(chunk_answer(chunk, ChunkFrom::Member, request.from_byte, body))
+        Ok(chunk_answer(
+            chunk,
+            ChunkFrom::Member,
+            request.from_byte,
+            body,
+        ))
     }
 
     /// Has our own home fetcher get it.
@@ -242,7 +246,12 @@ impl Peer {
             })
         });
         let body = Box::pin(body);
-        Ok(chunk_answer(chunk, ChunkFrom::Local, request.from_byte, body))
+        Ok(chunk_answer(
+            chunk,
+            ChunkFrom::Local,
+            request.from_byte,
+            body,
+        ))
     }
 
     fn told(&self, request: &Request<CacheKey, Reply>, error: AskError) -> AttemptError {
@@ -316,17 +325,15 @@ impl Peer {
                 self.ways.meta.insert_for(name, &known, fresh(fresh_ms));
                 Reply::Head(known)
             }
-            (CacheKey::List(query), Head::List { answer, fresh_ms }) => {
-                Reply::List(match answer {
-                    Ok(page) => {
-                        let page = Arc::new(page.read().ok_or_else(malformed)?);
-                        let listings = &self.ways.listings;
-                        listings.keep_page_for(query, &page, fresh(fresh_ms));
-                        Ok(page)
-                    }
-                    Err(trouble) => Err(object(trouble)),
-                })
-            }
+            (CacheKey::List(query), Head::List { answer, fresh_ms }) => Reply::List(match answer {
+                Ok(page) => {
+                    let page = Arc::new(page.read().ok_or_else(malformed)?);
+                    let listings = &self.ways.listings;
+                    listings.keep_page_for(query, &page, fresh(fresh_ms));
+                    Ok(page)
+                }
+                Err(trouble) => Err(object(trouble)),
+            }),
             (CacheKey::Buckets, Head::Buckets { answer, fresh_ms }) => {
                 Reply::Buckets(match answer {
                     Ok(buckets) => {
@@ -404,7 +411,9 @@ impl Cluster {
             Some(Event::Head(Head::Chunk { .. })) => {}
             _ => return Err(AttemptError::failed(Fault::Malformed, "no head")),
         }
-        Ok(Box::pin(pieces(asking).map(|item| item.map_err(AttemptError::from))))
+        Ok(Box::pin(
+            pieces(asking).map(|item| item.map_err(AttemptError::from)),
+        ))
     }
 }
 
@@ -441,9 +450,7 @@ impl From<AskError> for AttemptError {
     fn from(error: AskError) -> Self {
         match error {
             AskError::Way(error) => error,
-            AskError::NotCoordinator => {
-                Self::failed(Fault::NotCoordinator, "not the coordinator")
-            }
+            AskError::NotCoordinator => Self::failed(Fault::NotCoordinator, "not the coordinator"),
             AskError::Said(said) => Self::failed(Fault::Local, said.to_string()),
         }
     }

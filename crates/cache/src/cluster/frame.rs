@@ -197,7 +197,12 @@ impl Decoder {
         };
         let payload = self.take(expected.len);
         let (head, tag_sent) = expected.head.split_at(HEADER - 16);
-        let tag = tag(&self.key, self.number, head, payload.iter().map(|part| &**part));
+        let tag = tag(
+            &self.key,
+            self.number,
+            head,
+            payload.iter().map(|part| &**part),
+        );
         if !bool::from(subtle::ConstantTimeEq::ct_eq(&tag[..], tag_sent)) {
             return Err(FrameError::Tag);
         }
@@ -274,8 +279,10 @@ mod tests {
         bytes
     }
 
+    type Frames = Vec<(Kind, u64, Vec<u8>)>;
+
     /// What is read of these bytes, and whether it ended well.
-    fn read(bytes: &[u8], pieces: usize) -> (Vec<(Kind, u64, Vec<u8>)>, Result<(), FrameError>) {
+    fn read(bytes: &[u8], pieces: usize) -> (Frames, Result<(), FrameError>) {
         let mut decoder = Decoder::new(KEY);
         let mut frames = Vec::new();
         for piece in bytes.chunks(pieces.max(1)) {
@@ -293,7 +300,7 @@ mod tests {
         (frames, Ok(()))
     }
 
-    fn whole() -> Vec<(Kind, u64, Vec<u8>)> {
+    fn whole() -> Frames {
         vec![
             (Kind::Beat, 0, vec![]),
             (Kind::Head, 0, b"{}".to_vec()),
@@ -322,7 +329,10 @@ mod tests {
         let without = read(&bytes[HEADER..], 64);
         assert_eq!(without, (vec![], Err(FrameError::Tag)));
         let twice = [beat, &bytes].concat();
-        assert_eq!(read(&twice, 64), (whole()[..1].to_vec(), Err(FrameError::Tag)));
+        assert_eq!(
+            read(&twice, 64),
+            (whole()[..1].to_vec(), Err(FrameError::Tag))
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use crate::{
     key::{CacheKey, ChunkKey, Version},
     types::{BucketEntry, ListEntry, ListPage, ListQuery, ObjectError, ObjectMeta, ObjectName},
+    warm::Purged,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use gannet_cluster::{Ask, Member, Role};
@@ -137,7 +138,11 @@ impl What {
     /// # Errors
     /// What this member could not answer as the asker means it: another origin, another chunk size, a
     /// chunk that there cannot be.
-    pub(super) fn key(&self, own_origin: &Arc<str>, own_chunk: u64) -> Result<CacheKey, &'static str> {
+    pub(super) fn key(
+        &self,
+        own_origin: &Arc<str>,
+        own_chunk: u64,
+    ) -> Result<CacheKey, &'static str> {
         let origin = match self {
             Self::Chunk { origin, .. }
             | Self::Head { origin, .. }
@@ -507,9 +512,39 @@ pub(super) struct Purge {
 /// What was forgotten.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct PurgeDone {
-    pub(super) objects: u64,
-    pub(super) chunks: u64,
-    pub(super) pages: u64,
+    objects: u64,
+    chunks: u64,
+    pages: u64,
+}
+
+impl From<Purged> for PurgeDone {
+    fn from(purged: Purged) -> Self {
+        let Purged {
+            objects,
+            chunks,
+            pages,
+        } = purged;
+        Self {
+            objects,
+            chunks,
+            pages,
+        }
+    }
+}
+
+impl From<PurgeDone> for Purged {
+    fn from(done: PurgeDone) -> Self {
+        let PurgeDone {
+            objects,
+            chunks,
+            pages,
+        } = done;
+        Self {
+            objects,
+            chunks,
+            pages,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -562,9 +597,16 @@ mod tests {
         for key in keys() {
             let sent = question(&key);
             let read = Question::read(&serde_json::to_vec(&sent).expect("JSON")).expect("read");
-            assert_eq!(read.what.key(&"o".into(), 8 << 20), Ok(key.clone()), "{key:?}");
+            assert_eq!(
+                read.what.key(&"o".into(), 8 << 20),
+                Ok(key.clone()),
+                "{key:?}"
+            );
             let ask = read.ask(Member::new);
-            assert_eq!((ask.role, ask.failed.len(), read.from_byte), (Role::StandIn, 1, 3));
+            assert_eq!(
+                (ask.role, ask.failed.len(), read.from_byte),
+                (Role::StandIn, 1, 3)
+            );
             assert_ne!(sent.nonce, question(&key).nonce, "each its own");
         }
     }
@@ -577,10 +619,6 @@ mod tests {
         }
         let chunk = What::of(&keys()[4], "o", None);
         assert!(chunk.key(&"o".into(), 1 << 20).is_err(), "other chunks");
-        let What::Chunk { size, .. } = &mut chunk.clone() else {
-            panic!("a chunk")
-        };
-        *size = 8 << 20;
         let mut past = keys();
         let CacheKey::Chunk(past) = &mut past[4] else {
             panic!("a chunk")
@@ -613,7 +651,10 @@ mod tests {
     fn answers_arrive_as_they_were_sent() {
         let mut headers = HeaderMap::new();
         headers.append("x-amz-meta-a", HeaderValue::from_static("1"));
-        headers.append("x-amz-meta-a", HeaderValue::from_bytes(b"\xff").expect("opaque"));
+        headers.append(
+            "x-amz-meta-a",
+            HeaderValue::from_bytes(b"\xff").expect("opaque"),
+        );
         let modified = UNIX_EPOCH + Duration::new(1_700_000_000, 5);
         let meta = ObjectMeta {
             size: 7,
@@ -622,7 +663,10 @@ mod tests {
             headers: Arc::new(headers),
         };
         let read = Meta::from(&meta).read().expect("read");
-        assert_eq!((read.size, &read.etag, read.modified), (7, &meta.etag, modified));
+        assert_eq!(
+            (read.size, &read.etag, read.modified),
+            (7, &meta.etag, modified)
+        );
         assert_eq!(read.headers, meta.headers);
         let early = UNIX_EPOCH - Duration::from_secs(9);
         assert_eq!(time(moment(early)), Some(early));

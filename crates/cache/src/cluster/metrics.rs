@@ -2,6 +2,7 @@
 
 use gannet::metrics::Page;
 use gannet_cluster::Ended;
+use gannet_link::{LinksCounters, ServerCounters};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// How asking a member ended.
@@ -129,5 +130,47 @@ impl ClusterMetrics {
         for (outcome, count) in [("failed", &self.looks[0]), ("ok", &self.looks[1])] {
             family.sample(&[("outcome", outcome)], count.load(Relaxed));
         }
+    }
+}
+
+/// Writes what the internal listener and the connections to others count.
+pub(super) fn write_links(page: &mut Page, server: &ServerCounters, links: &LinksCounters) {
+    let mut family = page.gauge("gannet_cluster_connections", "Connections of members.");
+    for (direction, count) in [("from", &server.open), ("to", &links.open)] {
+        family.sample(&[("direction", direction)], count.load(Relaxed));
+    }
+    let mut family = page.counter(
+        "gannet_cluster_refused_total",
+        "Connections and requests on the internal listener that were refused, by why.",
+    );
+    for (why, count) in [
+        ("full", &server.refused_full),
+        ("foreign", &server.refused_foreign),
+        ("tls", &server.refused_tls),
+        ("certificate", &server.refused_certificate),
+        ("protocol", &server.refused_protocol),
+        ("slow", &server.refused_slow),
+        ("crowded", &server.refused_crowded),
+        ("unproved", &server.unproved),
+        ("proof_malformed", &server.proofs_malformed),
+        ("proof_wrong", &server.proofs_wrong),
+        ("proof_clock", &server.proofs_clock),
+        ("proof_forgotten", &server.proofs_forgotten),
+        ("proof_replayed", &server.proofs_replayed),
+        ("body_large", &server.bodies_large),
+        ("body_slow", &server.bodies_slow),
+    ] {
+        family.sample(&[("why", why)], count.load(Relaxed));
+    }
+    let mut family = page.counter(
+        "gannet_cluster_requests_total",
+        "Requests between members, by direction; failed ones brought no answer.",
+    );
+    for (direction, count) in [
+        ("from", &server.requests),
+        ("to", &links.posts),
+        ("to_failed", &links.failed),
+    ] {
+        family.sample(&[("direction", direction)], count.load(Relaxed));
     }
 }

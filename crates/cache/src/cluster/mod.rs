@@ -40,12 +40,10 @@ use crate::{
     types::{ObjectError, ObjectName},
 };
 use arc_swap::ArcSwap;
-use gannet::{
-    Fetcher, Select, Soon,
-    engine::SourceId,
-};
+use gannet::{Fetcher, Select, Soon, engine::SourceId, metrics::Page};
+
 use gannet_cluster::{Ask, Change, Desk, Have, Member, Reply, SpreadConfig, Through, View};
-use gannet_link::{Credentials, Links};
+use gannet_link::{Credentials, Links, ServerCounters};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
@@ -90,7 +88,9 @@ pub(crate) struct Cluster {
     words: TtlMap<CacheKey, ObjectError>,
     /// Versions that the origin does not have any more.
     gone: TtlMap<ObjectName, Arc<str>>,
-    pub(crate) metrics: ClusterMetrics,
+    metrics: ClusterMetrics,
+    /// What the internal listener counts.
+    server: Arc<ServerCounters>,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -136,7 +136,20 @@ impl Cluster {
             words: TtlMap::new(4096, 1 << 20),
             gone: TtlMap::new(4096, 4 << 20),
             metrics: ClusterMetrics::default(),
+            server: Arc::default(),
         }
+    }
+
+    /// Writes what is counted of the cluster.
+    pub(crate) fn write(&self, page: &mut Page) {
+        let members = self.members().view.members().len() as u64;
+        page.gauge(
+            "gannet_cluster_members",
+            "Members of the cluster as this one sees it, itself included.",
+        )
+        .sample(&[], members);
+        self.metrics.write(page);
+        metrics::write_links(page, &self.server, &self.links.counters());
     }
 
     /// Ourselves.

@@ -8,7 +8,7 @@ use crate::{
     edge,
 };
 use gannet_cluster::Member;
-use gannet_link::{Credentials, Drained, Links, LinksConfig, ServerCounters, ServerLimits};
+use gannet_link::{Credentials, Drained, Links, LinksConfig, ServerLimits};
 use gannet_members::{Discovery, Watching};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
@@ -97,7 +97,11 @@ impl Joining {
     ///
     /// # Errors
     /// If there is no way to look.
-    pub(crate) async fn join(self, path: &ReadPath, drain_max: Duration) -> Result<Node, CacheError> {
+    pub(crate) async fn join(
+        self,
+        path: &ReadPath,
+        drain_max: Duration,
+    ) -> Result<Node, CacheError> {
         let (stop, stopped) = oneshot::channel::<()>();
         let limits = ServerLimits {
             drain_max,
@@ -108,12 +112,11 @@ impl Joining {
             let (path, cluster) = (path.clone(), Arc::clone(&cluster));
             move |peer, request| serve(path.clone(), Arc::clone(&cluster), peer, request)
         };
-        let counters = Arc::<ServerCounters>::default();
         let serving = tokio::spawn(gannet_link::serve(
             self.listener,
             Arc::clone(&self.credentials),
             limits,
-            Arc::clone(&counters),
+            Arc::clone(&cluster.server),
             handler,
             async move {
                 // A sender that is gone means the same.
@@ -127,7 +130,7 @@ impl Joining {
                 name,
                 server,
                 every: LOOK_EVERY,
-                port: port(&me).unwrap_or(self.address.port()),
+                port: port(&me).unwrap_or_else(|| self.address.port()),
             },
             MembersFrom::Gossip {
                 listen,
@@ -151,7 +154,6 @@ impl Joining {
         tracing::info!(address = %self.address, me = ?cluster.me(), "a member of a cluster");
         Ok(Node {
             address: self.address,
-            counters,
             stop: Some(stop),
             serving,
             watching: Some(watching),
@@ -183,7 +185,6 @@ async fn refresh(credentials: Arc<Credentials>) {
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) address: SocketAddr,
-    pub(crate) counters: Arc<ServerCounters>,
     stop: Option<oneshot::Sender<()>>,
     serving: JoinHandle<Drained>,
     watching: Option<Watching>,

@@ -8,7 +8,9 @@ use super::{
     Cluster,
     ask::ASK,
     frame::{DATA_BYTES_MAX, Encoder, Kind, answer_key},
-    message::{Bucket, Head, Meta, Page, Purge, PurgeDone, Question, Refusal, Refused, Trouble, What},
+    message::{
+        Bucket, Head, Meta, Page, Purge, PurgeDone, Question, Refusal, Refused, Trouble, What,
+    },
     metrics::Answered,
 };
 use crate::{
@@ -90,7 +92,13 @@ async fn ask(
         cluster.metrics.answered(Answered::Refused);
         return text(StatusCode::BAD_REQUEST, "nothing is left to ask for");
     }
-    if let (What::Head { gone: Some(gone), .. }, CacheKey::Head(name)) = (&question.what, &key) {
+    if let (
+        What::Head {
+            gone: Some(gone), ..
+        },
+        CacheKey::Head(name),
+    ) = (&question.what, &key)
+    {
         core.ways.meta.drop_version(name, gone);
     }
     let asked = question.ask(|address| cluster.member(address));
@@ -210,7 +218,9 @@ fn begin(
                 read::open_for_member(&core, &chunk.version, range, &context, route).await
             }))
         }
-        key => Stage::Asking(Box::pin(async move { answer(&core, &key, &context, route).await })),
+        key => Stage::Asking(Box::pin(async move {
+            answer(&core, &key, &context, route).await
+        })),
     }
 }
 
@@ -230,11 +240,17 @@ async fn answer(
     let trouble = |error: &ObjectError| Trouble::from(error);
     Ok(match reply {
         Reply::Head(known) => Head::Object {
-            answer: known.as_ref().map(|meta| Meta::from(&**meta)).map_err(trouble),
+            answer: known
+                .as_ref()
+                .map(|meta| Meta::from(&**meta))
+                .map_err(trouble),
             fresh_ms,
         },
         Reply::List(page) => Head::List {
-            answer: page.as_ref().map(|page| Page::from(&**page)).map_err(trouble),
+            answer: page
+                .as_ref()
+                .map(|page| Page::from(&**page))
+                .map_err(trouble),
             fresh_ms,
         },
         Reply::Buckets(buckets) => Head::Buckets {
@@ -410,15 +426,11 @@ async fn purge(path: &ReadPath, body: &Bytes) -> Response<Served> {
         Ok(purge) => purge,
         Err(error) => return text(StatusCode::BAD_REQUEST, &error.to_string()),
     };
-    match path.purge_here(purge.bucket.as_deref(), &purge.prefix).await {
-        Ok(purged) => json(
-            StatusCode::OK,
-            &PurgeDone {
-                objects: purged.objects,
-                chunks: purged.chunks,
-                pages: purged.pages,
-            },
-        ),
+    match path
+        .purge_here(purge.bucket.as_deref(), &purge.prefix)
+        .await
+    {
+        Ok(purged) => json(StatusCode::OK, &PurgeDone::from(purged)),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
 }

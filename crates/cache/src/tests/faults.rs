@@ -67,7 +67,7 @@ async fn a_stall_is_hedged_within_moments() {
         settle(&path).await;
         let state = origin.state();
         assert_eq!(state.reads.len(), 2, "stalled at {at}: {:?}", state.reads);
-        assert_eq!(path.0.fetcher.counters().hedges, 1);
+        assert_eq!(path.0.home.counters().hedges, 1);
     }
 }
 

@@ -59,7 +59,7 @@ fn path_of(
         .iter()
         .map(|o| Arc::clone(o) as Arc<dyn Origin>)
         .collect();
-    ReadPath::new(config, origins, disk, shared).unwrap()
+    ReadPath::new(config, origins, disk, shared, None).unwrap()
 }
 
 /// Reads a range as the edge does: looks the object up, and begins anew once if it changed.
@@ -92,7 +92,7 @@ async fn read_as(
 /// Waits until nothing is in flight any more.
 async fn settle(path: &ReadPath) {
     loop {
-        let snapshot = path.0.fetcher.snapshot().await.unwrap();
+        let snapshot = path.0.home.snapshot().await.unwrap();
         if snapshot.fetches.is_empty() {
             assert_eq!(snapshot.attempts, 0);
             return;

@@ -39,7 +39,7 @@ async fn a_stampede_reads_each_byte_once() {
         reads.sort_by_key(|range| range.start);
         let chunks = (0..3).map(|n| n * MIB..((n + 1) * MIB).min(object.len() as u64));
         assert_eq!(reads, chunks.collect::<Vec<_>>(), "one GET a chunk");
-        assert_eq!(path.0.fetcher.counters().hedges, 0);
+        assert_eq!(path.0.home.counters().hedges, 0);
     }
 }
 
@@ -184,7 +184,7 @@ async fn metadata_in_use_is_refreshed_before_it_expires() {
 
 impl ReadPath {
     fn ways_answers(&self) -> u64 {
-        self.0.fetcher.counters().fetches
+        self.0.home.counters().fetches
     }
 }
 
@@ -270,7 +270,7 @@ async fn read_ahead_ends_with_its_reader() {
     assert_eq!(origin.state().reads.len(), 5, "one and four ahead");
     drop(stream);
     tokio::time::sleep(Duration::from_millis(100)).await;
-    let snapshot = path.0.fetcher.snapshot().await.unwrap();
+    let snapshot = path.0.home.snapshot().await.unwrap();
     assert!(snapshot.fetches.is_empty(), "{snapshot:?}");
     assert_eq!(path.0.ways.throttles[0].load().0, 0);
 }
@@ -316,7 +316,7 @@ async fn warming_fetches_what_is_not_held_and_purging_forgets() {
     );
     let meta = path.head(&name("a/1"), &context(1)).await.unwrap();
     assert!(path.held(&name("a/1"), &meta, 0..3 * MIB).is_some());
-    let purged = path.purge(Some("b"), "a/").await.unwrap();
+    let purged = path.purge_here(Some("b"), "a/").await.unwrap();
     assert_eq!((purged.objects, purged.chunks), (2, 4));
     assert!(path.cached_head(&name("a/1")).is_none());
     assert!(path.held(&name("a/1"), &meta, 0..3 * MIB).is_none());

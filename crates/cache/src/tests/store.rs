@@ -93,7 +93,7 @@ async fn a_restart_serves_from_disk_and_flipped_bytes_are_fetched_anew() {
         .sum();
     assert_eq!(corrupt, 4, "counted");
     path.shutdown(std::time::Duration::from_secs(5)).await;
-    let gauges = path.0.fetcher.gauges();
+    let gauges = path.0.home.gauges();
     assert_eq!((gauges.fetches, gauges.waiters, gauges.attempts), (0, 0, 0));
     assert_eq!(gauges.body_bytes, 0, "gauges return to zero");
 }

@@ -38,6 +38,7 @@ fn config(origin: &Origin) -> CacheConfig {
         ops_token: None,
         disk: None,
         store: None,
+        cluster: None,
         read: ReadConfig {
             chunk_bytes: MIB,
             memory_bytes_max: 64 * MIB,

@@ -2,6 +2,7 @@
 //!
 //! The first SIGTERM or SIGINT ends it in order and is success; the second ends it at once.
 
+mod cluster;
 mod plan;
 mod sample;
 
@@ -58,16 +59,16 @@ async fn serve(config: CacheConfig) -> Result {
 /// Settings that cannot be are the user's to mend; all else may work another time.
 fn not_started(error: &CacheError) -> Error {
     match error {
-        CacheError::Origin(_) | CacheError::Config(_) => Error::usage(error),
+        CacheError::Origin(_) | CacheError::Config(_) | CacheError::Link(_) => Error::usage(error),
         CacheError::Listen {
             what,
             address,
             error: cause,
         } if cause.kind() == std::io::ErrorKind::AddrInUse => {
-            let flag = if *what == "ops" {
-                "--ops-listen"
-            } else {
-                "--listen"
+            let flag = match *what {
+                "ops" => "--ops-listen",
+                "internal" => "--internal-listen",
+                _ => "--listen",
             };
             let free = std::net::SocketAddr::new(address.ip(), 0);
             Error::failure(error).remedy(format!(
@@ -116,6 +117,9 @@ impl Greeting {
             lines.push(format!(
                 "  ops  http://{ops}  (/metrics /readyz /debug/fetches)"
             ));
+        }
+        if let Some(internal) = cache.internal_address() {
+            lines.push(format!("  cluster  {internal}  (gannet cache status)"));
         }
         lines.push(match self.hint(&edge) {
             Some(hint) => format!("  try  {hint}"),

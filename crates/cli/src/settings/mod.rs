@@ -93,7 +93,7 @@ settings! {
     /// Certificate authorities (PEM) to trust beside the system's, for https:// origins, mirrors,
     /// endpoints and stores with certificates of one's own.
     origin_ca ("origin-ca" "FILE"): Option<PathBuf> = None;
-    /// The most requests under way to the origin at a time.
+    /// The most requests under way to the origin at a time; of a cluster, by all its members together.
     origin_concurrency ("origin-concurrency" "N"): u32 = 192;
     /// How long a request may wait for its turn at the origin.
     queue_timeout ("queue-timeout" "DURATION"): Span = secs(5);
@@ -103,6 +103,42 @@ settings! {
     ops_listen ("ops-listen" "ADDRESS"): SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9002));
     /// A file with the token that /admin asks for. Not set: /admin answers on loopback only.
     ops_token_file ("ops-token-file" "FILE"): Option<PathBuf> = None;
+    /// Where the other members of a cluster connect; this makes the cache a member. An address that
+    /// others can reach needs `--cluster-secret`, or `--cluster-ca` and what belongs to it.
+    internal_listen ("internal-listen" "ADDRESS"): Option<SocketAddr> = None;
+    /// How the other members reach this one, which is its name among them: IP:PORT or HOST:PORT. Not
+    /// set: where it listens.
+    advertise ("advertise" "HOST:PORT"): Option<String> = None;
+    /// The members of the cluster, this one among them or not: `10.0.0.1:9001,10.0.0.2:9001*2`, with
+    /// a weight behind `*` for one that bears more. All members must name each other alike.
+    peers ("peers" "LIST"): Vec<String> = Vec::new();
+    /// A name whose addresses are the members, looked up every 5 s: one with A or AAAA records (a
+    /// headless service), or with SRV records, which begins with `_`.
+    peers_dns ("peers-dns" "NAME"): Option<String> = None;
+    /// The name server to ask for `--peers-dns`, if it is not the system's.
+    peers_dns_server ("peers-dns-server" "ADDRESS"): Option<SocketAddr> = None;
+    /// A member to learn of the others from, by gossip: where it listens for that. May be repeated.
+    gossip_seed ("gossip-seed" "HOST:PORT"): Vec<String> = Vec::new();
+    /// Where to listen for gossip (UDP), and the address that others are told for it.
+    gossip_listen ("gossip-listen" "ADDRESS"): Option<SocketAddr> = None;
+    /// This member's share of the work, where members are found by gossip; the weight in `--peers`
+    /// counts otherwise.
+    weight ("weight" "N"): u32 = 1;
+    /// The certificate authority of the cluster, PEM: who it has not signed is no member. Reloaded on
+    /// change, like the next two.
+    cluster_ca ("cluster-ca" "FILE"): Option<PathBuf> = None;
+    /// This member's certificate chain, PEM.
+    cluster_cert ("cluster-cert" "FILE"): Option<PathBuf> = None;
+    /// Its private key, PEM.
+    cluster_key ("cluster-key" "FILE"): Option<PathBuf> = None;
+    /// The name that each member's certificate must have: `cache.example.org` or `*.cache.example.org`.
+    cluster_san ("cluster-san" "PATTERN"): Option<String> = None;
+    /// A file with a secret that all members share, in place of certificates: members prove that they
+    /// have it, but nothing is encrypted.
+    cluster_secret ("cluster-secret" "FILE"): Option<PathBuf> = None;
+    /// How many times a member sends one chunk to others before it sends those who ask on to members
+    /// that have it by then.
+    sends_max ("sends-max" "N"): u32 = 8;
     /// The directory of the disk tier. Not set: $CACHE_DIRECTORY (which systemd sets), else
     /// $XDG_CACHE_HOME/gannet, else ~/.cache/gannet.
     data ("data" "DIR"): Option<PathBuf> = None;
@@ -176,6 +212,7 @@ impl Settings {
         crate::logging::check(&self.log_level.value)?;
         self.check_access()?;
         self.check_bounds()?;
+        self.check_cluster()?;
         match (&self.tls_cert.value, &self.tls_key.value) {
             (Some(_), None) => Err(Error::usage("--tls-cert needs --tls-key")),
             (None, Some(_)) => Err(Error::usage("--tls-key needs --tls-cert")),
@@ -200,6 +237,72 @@ impl Settings {
             )),
             _ => Ok(()),
         }
+    }
+
+    fn check_cluster(&self) -> Result {
+        let tls = [
+            ("--cluster-ca", self.cluster_ca.value.is_some()),
+            ("--cluster-cert", self.cluster_cert.value.is_some()),
+            ("--cluster-key", self.cluster_key.value.is_some()),
+            ("--cluster-san", self.cluster_san.value.is_some()),
+        ];
+        let found = [
+            ("--peers", !self.peers.value.is_empty()),
+            ("--peers-dns", self.peers_dns.value.is_some()),
+            (
+                "--gossip-seed",
+                !self.gossip_seed.value.is_empty() || self.gossip_listen.value.is_some(),
+            ),
+        ];
+        let secret = ("--cluster-secret", self.cluster_secret.value.is_some());
+        if self.internal_listen.value.is_none() {
+            let all = tls.iter().chain(&found).chain([&secret]);
+            let useless = all
+                .filter(|(_, given)| *given)
+                .map(|(name, _)| *name)
+                .next();
+            return match useless {
+                Some(flag) => Err(Error::usage(format!("{flag} is for a member of a cluster"))
+                    .remedy("--internal-listen ADDRESS, where the other members connect")),
+                None => Ok(()),
+            };
+        }
+        let ways = found.iter().filter(|(_, given)| *given).count();
+        if ways != 1 {
+            let text = if ways == 0 {
+                "a member must find the others, and nothing says how"
+            } else {
+                "the members are to be found in more than one way"
+            };
+            return Err(Error::usage(text).remedy("one of --peers, --peers-dns and --gossip-seed"));
+        }
+        let missing: Vec<&str> = tls
+            .iter()
+            .filter(|(_, given)| !given)
+            .map(|(name, _)| *name)
+            .collect();
+        if secret.1 && missing.len() < tls.len() {
+            return Err(
+                Error::usage("members prove themselves by certificates or by a secret")
+                    .remedy("either --cluster-secret, or --cluster-ca and what belongs to it"),
+            );
+        }
+        if !missing.is_empty() && missing.len() < tls.len() {
+            return Err(Error::usage(format!("{} is missing", missing.join(", ")))
+                .remedy("all four of --cluster-ca, --cluster-cert, --cluster-key, --cluster-san"));
+        }
+        if !self.gossip_seed.value.is_empty() && self.gossip_listen.value.is_none() {
+            return Err(Error::usage("--gossip-seed needs --gossip-listen")
+                .remedy("--gossip-listen ADDRESS, one that the other members reach"));
+        }
+        if self.weight.value == 0 || self.weight.value > u32::from(u16::MAX) {
+            return Err(Error::usage(format!("--weight is {}", self.weight.value))
+                .remedy("between 1 and 65535"));
+        }
+        if self.sends_max.value == 0 {
+            return Err(Error::usage("--sends-max is 0: nothing could ever be sent"));
+        }
+        Ok(())
     }
 
     fn check_bounds(&self) -> Result {

@@ -1,6 +1,7 @@
 //! From settings to the configuration of a cache: what is a path becomes a file that was read, what
 //! is a URL an origin, what is not set a default that depends on the machine.
 
+use super::cluster;
 use crate::{
     exit::{Error, Result},
     settings::Settings,
@@ -46,6 +47,7 @@ pub(super) fn config(settings: &Settings) -> Result<CacheConfig> {
             ca: settings.origin_ca.value.clone(),
             ..with_endpoint(url)
         }),
+        cluster: cluster::config(settings)?,
         read: read(settings),
     })
 }
