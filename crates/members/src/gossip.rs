@@ -14,6 +14,8 @@
 //! ```
 
 mod sealed;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use self::sealed::Shared;
 

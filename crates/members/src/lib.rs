@@ -52,7 +52,7 @@ pub enum Discovery {
     },
     /// They tell each other, over UDP.
     ///
-    /// For up to a thousand members with a key, for about a hundred without: a message names them all.
+    /// For up to a thousand members with a key, a hundred without: a message names them all.
     #[cfg(feature = "gossip")]
     Gossip {
         /// Where to listen.
