@@ -238,4 +238,10 @@ async fn says_why_it_cannot_be() {
         let found = check(local(), "10.0.0.1:1", me).await;
         assert!(found.starts_with("gossip cannot tell of"), "{found}");
     }
+    for seed in ["10.0.0.1", "a:1*2", ""] {
+        let mut config = config(local(), local(), "a:1", None);
+        config.seeds.push(seed.into());
+        let found = watch(config, |_| {}).await.unwrap_err().to_string();
+        assert!(found.starts_with("a seed of gossip: "), "{found}");
+    }
 }
