@@ -45,7 +45,7 @@ pub enum Discovery {
         name: DnsName,
         /// Whom to ask; the system's name servers, and its search domains, if `None`.
         server: Option<SocketAddr>,
-        /// From one look to the next, at most; usually 5 s.
+        /// From one look to the next, at most; usually 5 s, a day at most.
         every: Duration,
         /// Where members listen, unless SRV records say so.
         port: u16,
@@ -223,8 +223,8 @@ pub async fn watch(
             every,
             port,
         } => {
-            let looker = dns::Looker::new(name, server, every, port)?;
             let looks = looks::Looks::new(every)?;
+            let looker = dns::Looker::new(name, server, looks, port)?;
             let task = looks.run(move || looker.clone().look(), tell);
             Ok(Watching::new(tokio::spawn(task)))
         }
