@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the servers and clients that the tests start: nginx, Varnish (Debian), moto, a GCS emulator,
+# Installs the servers and clients that the tests start: nginx, Varnish, dnsmasq (Debian), moto, a GCS emulator,
 # awscli, boto3, s3fs (PyPI), Azurite (npm). Idempotent, and quick when everything is there.
 #
 #   testkit/install.sh           what the tests and benchmarks need
@@ -28,7 +28,7 @@ fi
 
 # Debian packages, by the program that each is needed for.
 missing=
-for pair in nginx:nginx varnishd:varnish node:nodejs npm:npm python3:python3 gcc:gcc; do
+for pair in nginx:nginx varnishd:varnish dnsmasq:dnsmasq-base node:nodejs npm:npm python3:python3 gcc:gcc; do
     PATH=$PATH:/usr/sbin command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair#*:}"
 done
 # Debian has the module in any case, and what it needs to make anything in a package of its own.

@@ -3,7 +3,7 @@
 use gannet_testkit::{
     client, content,
     origin::{Object, Origin},
-    peers::{Azurite, Gcs, Moto, Nginx, NginxCache, Python, Varnish},
+    peers::{Azurite, Dnsmasq, Gcs, Moto, Nginx, NginxCache, Python, Varnish, Zone},
 };
 
 #[tokio::test]
@@ -124,4 +124,24 @@ async fn nginx_and_varnish_cache() {
         assert_eq!(origin.counts().gets, gets, "{url}");
     }
     assert!(varnish.process().resident() > 0);
+}
+
+#[test]
+fn dnsmasq_knows_what_it_was_told() {
+    let ask = |server: &Dnsmasq| {
+        let question = b"\x12\x34\x01\x00\0\x01\0\0\0\0\0\0\x01a\x04test\0\0\x01\0\x01";
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let patience = std::time::Duration::from_secs(60);
+        socket.set_read_timeout(Some(patience)).unwrap();
+        socket.send_to(question, server.addr()).unwrap();
+        let mut answer = [0; 512];
+        let len = socket.recv(&mut answer).unwrap();
+        answer[..len].to_vec()
+    };
+    let zone = Zone::new().host("a.test", "10.1.2.3".parse().unwrap());
+    let mut server = Dnsmasq::start(&zone);
+    assert!(ask(&server).ends_with(&[10, 1, 2, 3]));
+    server.serve(&Zone::new());
+    // There is no such name.
+    assert_eq!(ask(&server)[3] & 15, 3);
 }

@@ -83,7 +83,7 @@ impl Looker {
     pub(crate) fn new(
         name: DnsName,
         server: Option<SocketAddr>,
-        every: Duration,
+        looks: Looks,
         port: u16,
     ) -> Result<Self, MembersError> {
         // All tries of all questions that follow each other, and a third of the time to spare.
@@ -92,7 +92,7 @@ impl Looker {
         let looker = Self {
             name,
             server,
-            try_time_max: Looks::time_max(every) * 2 / 3 / tries,
+            try_time_max: looks.time_max() * 2 / 3 / tries,
             port,
         };
         // Only to see whether it can be made.

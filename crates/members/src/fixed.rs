@@ -57,7 +57,7 @@ pub(crate) fn member(text: &str) -> Result<Member, BadPeers> {
 }
 
 /// The one way to write an address.
-fn address(text: &str) -> Result<String, BadPeers> {
+pub(crate) fn address(text: &str) -> Result<String, BadPeers> {
     let bad = || BadPeers::Address(text.to_owned());
     if let Ok(addr) = text.parse::<SocketAddr>() {
         // A scope (`fe80::1%2`) is of one machine only, and others would not know what it means.

@@ -14,6 +14,8 @@
 //! ```
 
 mod sealed;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use self::sealed::Shared;
 
@@ -79,6 +81,9 @@ async fn watch_in_rounds(
     let advertise = config.advertise;
     config.advertise = found::reachable(advertise.ip(), advertise.port())
         .ok_or(MembersError::Unreachable(advertise))?;
+    for seed in &config.seeds {
+        fixed::address(seed).map_err(MembersError::Seed)?;
+    }
     // Others read it from text, and have to arrive at the same.
     if fixed::member(&text(&config.me)).as_ref() != Ok(&config.me) {
         return Err(MembersError::Me(config.me));

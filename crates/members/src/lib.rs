@@ -45,14 +45,15 @@ pub enum Discovery {
         name: DnsName,
         /// Whom to ask; the system's name servers, and its search domains, if `None`.
         server: Option<SocketAddr>,
-        /// From one look to the next, at most; usually 5 s.
+        /// From one look to the next, at most; usually 5 s, a day at most.
         every: Duration,
         /// Where members listen, unless SRV records say so.
         port: u16,
     },
-    /// They tell each other, over UDP.
+    /// They tell each other, over UDP, at once when that changes and every few seconds besides. While no
+    /// other is heard of though there are seeds beside itself, looks fail.
     ///
-    /// For up to a thousand members with a key, for about a hundred without: a message names them all.
+    /// For up to a thousand members with a key, a hundred without: a message names them all.
     #[cfg(feature = "gossip")]
     Gossip {
         /// Where to listen.
@@ -65,8 +66,9 @@ pub enum Discovery {
         me: Member,
         /// Members of another cluster are not listened to.
         cluster: String,
-        /// Who has it not is not heard. Without one, anybody who reaches the port can name members that
-        /// are none, and make this one forget all others for a while: only for networks where nobody would.
+        /// Who has it not is not heard. Without one, anybody who reaches the port can name members that are
+        /// none, and make this one forget all others for a while. The link between members proves who is
+        /// one in any case: so that costs attempts that fail, and data that is fetched twice, no more.
         key: Option<[u8; 32]>,
     },
 }
@@ -141,6 +143,9 @@ pub enum MembersError {
     /// Where others are told to reach gossip is nowhere: name the address by which they reach this member.
     #[error("gossip cannot be reached at {0}")]
     Unreachable(SocketAddr),
+    /// A seed is no address.
+    #[error("a seed of gossip: {0}")]
+    Seed(BadPeers),
     /// What the others would be told of this member is not what they would read: its address has to be
     /// one as [`Discovery::parse_peers`] writes it.
     #[error(
@@ -218,8 +223,8 @@ pub async fn watch(
             every,
             port,
         } => {
-            let looker = dns::Looker::new(name, server, every, port)?;
             let looks = looks::Looks::new(every)?;
+            let looker = dns::Looker::new(name, server, looks, port)?;
             let task = looks.run(move || looker.clone().look(), tell);
             Ok(Watching::new(tokio::spawn(task)))
         }

@@ -14,6 +14,8 @@ use tokio::{
 };
 
 const EVERY_MIN: Duration = Duration::from_millis(100);
+/// More than anybody means, and little enough to reckon with.
+const EVERY_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The cadence of looks.
 #[derive(Clone, Copy, Debug)]
@@ -26,12 +28,14 @@ impl Looks {
         if every < EVERY_MIN {
             return Err(MembersError::TooOften(every));
         }
-        Ok(Self { every })
+        Ok(Self {
+            every: every.min(EVERY_MAX),
+        })
     }
 
     /// What a look may take: so much less than the time between two that they never meet.
-    pub(crate) fn time_max(every: Duration) -> Duration {
-        every * 4 / 5
+    pub(crate) fn time_max(self) -> Duration {
+        self.every * 4 / 5
     }
 
     /// Looks for ever. A look that takes too long, finds nobody or panics has failed.
@@ -48,7 +52,7 @@ impl Looks {
             // A task of its own, so that a panic over what a name server says is one look's.
             let mut task = JoinSet::new();
             task.spawn(look());
-            let found = match timeout(Self::time_max(self.every), task.join_next()).await {
+            let found = match timeout(self.time_max(), task.join_next()).await {
                 Ok(Some(Ok(Ok(found)))) if found.is_empty() => Err("it names nobody".into()),
                 Ok(Some(Ok(found))) => found,
                 Ok(_) => Err("the look panicked".into()),
@@ -161,5 +165,7 @@ mod tests {
     fn not_too_often() {
         assert!(Looks::new(Duration::from_millis(99)).is_err());
         assert!(Looks::new(EVERY_MIN).is_ok());
+        let longest = Looks::new(Duration::MAX).unwrap();
+        assert!(longest.time_max() < EVERY_MAX);
     }
 }

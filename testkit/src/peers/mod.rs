@@ -6,6 +6,7 @@
 //! | `S3sFs` | S3 that ignores `If-Match` on GET; feature `s3s-fs` | crates.io, in this process |
 //! | [`Nginx`] | static files, or a cache (the peer of benchmarks) | Debian |
 //! | [`Varnish`] | a cache (the peer of benchmarks) | Debian |
+//! | [`Dnsmasq`] | names | Debian |
 //! | [`Azurite`] | Azure Blob | npm |
 //! | [`Gcs`] | Google Cloud Storage | PyPI |
 //!
@@ -13,6 +14,7 @@
 //! so: a test that cannot run has failed. Ports are given by the system or known to be free.
 
 mod azurite;
+mod dnsmasq;
 mod gcs;
 mod moto;
 mod nginx;
@@ -25,6 +27,7 @@ mod varnish;
 pub use self::s3s_fs::S3sFs;
 pub use self::{
     azurite::Azurite,
+    dnsmasq::{Dnsmasq, Zone},
     gcs::Gcs,
     moto::Moto,
     nginx::{Nginx, NginxCache},

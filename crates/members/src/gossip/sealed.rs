@@ -28,9 +28,11 @@ const TAG_BYTES: usize = 16;
 const DATAGRAM_BYTES_MAX: usize = 65_507;
 /// Without a key: compressed parts of a datagram become 25 MiB at most when unpacked.
 const UNSEALED_BYTES_MAX: usize = 8 << 10;
-/// So many that a message naming them all, at 54 bytes each with IPv6, is one datagram still: chitchat
-/// panics over more.
-const NODES_MAX: usize = 1200;
+/// What a message takes for each member that it names, with IPv6. A message names all: chitchat
+/// panics over more than one datagram can name, and what is too long for others is not sent at all.
+const NODE_BYTES: usize = 54;
+/// And for everything else.
+const REST_BYTES: usize = 700;
 /// What each publishes: itself, and that it leaves.
 const VALUES_MAX: usize = 2;
 
@@ -118,7 +120,7 @@ impl Shared {
     }
 
     /// Whether more is known than there can be.
-    async fn is_flooded(&self) -> bool {
+    async fn is_flooded(&self, nodes_max: usize) -> bool {
         let chitchat = self.chitchat.lock();
         let chitchat = chitchat.unwrap_or_else(PoisonError::into_inner).clone();
         let Some(chitchat) = chitchat else {
@@ -126,7 +128,7 @@ impl Shared {
         };
         let chitchat = chitchat.lock().await;
         let nodes = chitchat.node_states();
-        nodes.len() > NODES_MAX
+        nodes.len() > nodes_max
             || nodes.values().any(|node| {
                 node.key_values_including_deleted()
                     .nth(VALUES_MAX)
@@ -142,11 +144,13 @@ pub(super) struct Sealed {
 
 impl Sealed {
     pub(super) fn new(socket: UdpSocket, seal: Option<Seal>, shared: Arc<Shared>) -> Self {
+        let bytes_max = match seal {
+            Some(_) => DATAGRAM_BYTES_MAX,
+            None => UNSEALED_BYTES_MAX,
+        };
         let socket = SealedSocket {
-            bytes_max: match seal {
-                Some(_) => DATAGRAM_BYTES_MAX,
-                None => UNSEALED_BYTES_MAX,
-            },
+            bytes_max,
+            nodes_max: (bytes_max - REST_BYTES) / NODE_BYTES,
             socket,
             seal,
             shared,
@@ -178,6 +182,7 @@ struct SealedSocket {
     seal: Option<Seal>,
     shared: Arc<Shared>,
     bytes_max: usize,
+    nodes_max: usize,
     buffer: Vec<u8>,
 }
 
@@ -226,7 +231,7 @@ impl Socket for SealedSocket {
                 Err(error) if is_passing(&error) => continue,
                 Err(error) => return Err(error.into()),
             };
-            if self.shared.is_flooded().await {
+            if self.shared.is_flooded(self.nodes_max).await {
                 anyhow::bail!(
                     "more is known than there can be: more members than gossip is for, or lies"
                 );
