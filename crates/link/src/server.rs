@@ -55,8 +55,8 @@ pub struct ServerLimits {
     pub age_max: Duration,
     /// After how much silence the other end is asked for a sign of life.
     pub ping_interval: Duration,
-    /// How long that may take, and how long the other end may take nothing of what it is sent; then the
-    /// connection is cut.
+    /// How long that may take, and how long the other end may take nothing of what it is sent, or may not
+    /// close after we did; then the connection is cut.
     pub ping_timeout: Duration,
     /// How far apart clocks may be, where members prove themselves with a secret.
     pub clock_skew_max: Duration,

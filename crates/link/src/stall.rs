@@ -1,4 +1,4 @@
-//! Sockets whose other end takes nothing.
+//! Sockets whose other end takes nothing, and how they are closed.
 //!
 //! A live client of HTTP/2 reads whatever comes, for its windows bound what may. So a write that stays
 //! blocked means that it is frozen or cut off. Pings cannot tell: they wait behind what is blocked, and
@@ -8,7 +8,7 @@ use std::{
     future::Future,
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 use tokio::{
@@ -23,6 +23,8 @@ pub(crate) struct Socket {
     tcp: TcpStream,
     stall_max: Duration,
     blocked: bool,
+    /// We have said all.
+    ended: bool,
     /// Made when something is blocked for the first time.
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -33,6 +35,7 @@ impl Socket {
             tcp,
             stall_max,
             blocked: false,
+            ended: false,
             timer: None,
         }
     }
@@ -99,6 +102,25 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
+        if !self.ended {
+            ready!(Pin::new(&mut self.tcp).poll_shutdown(cx))?;
+            self.ended = true;
+            self.blocked = false;
+        }
+        // A socket that is closed while something unread came resets the connection, and then the other
+        // end may lose what it has not read yet. So what still comes is read, until it closes too.
+        // First of all: one who sends without an end must not keep it open.
+        if self.watch(cx, Poll::<io::Result<()>>::Pending).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        let mut rest = [0; 1024];
+        loop {
+            let mut rest = ReadBuf::new(&mut rest);
+            match ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut rest)) {
+                Ok(()) if !rest.filled().is_empty() => {}
+                // It closed too, or broke.
+                _ => return Poll::Ready(Ok(())),
+            }
+        }
     }
 }
