@@ -9,8 +9,8 @@ const MIB: u64 = 1 << 20;
 async fn a_thousand_clients_of_five_members_cost_the_origin_one_read() {
     let origin = Origin::start();
     let object = origin.put("models", "weights.bin", Object::generated(7, 32 * MIB));
-    let members = Members::start(5, &origin, &["--log-level=gannet_cache=debug"]).await;
-    let stampedes = members.stampede("models/weights.bin", 50).await;
+    let members = Members::start(5, &origin, &[]).await;
+    let stampedes = members.stampede("models/weights.bin", 1000).await;
     all_right(&stampedes, &object.sha256());
     let counts = origin.counts_of("models", "weights.bin");
     assert_eq!(
