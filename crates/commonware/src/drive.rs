@@ -175,7 +175,7 @@ where
                     fetch,
                     contributors,
                     waiters,
-                } => self.deliver(at, judgement, fetch, contributors.last(), waiters),
+                } => self.deliver(at, judgement, fetch, contributors.last(), &waiters),
                 Output::Discard { fetch, attempt } => {
                     if let Some(held) = self.fetches.get_mut(fetch) {
                         held.take_answer(attempt);
