@@ -3,7 +3,8 @@
 //! runs; otherwise it puts what it measured into its section of `bench/RESULTS.md`.
 //!
 //! For a profiler there is `profile KIND KEYS PEERS TIMES`, which runs one case of the plain path with
-//! one kind (`null`, `stock`, `ours`) and prints nothing.
+//! one kind (`null`, `stock`, `ours`) and prints nothing; and to compare, `row KEYS PEERS TIMES`, which
+//! prints what a key costs the harness, and what the others cost beyond that.
 
 mod commonware;
 #[path = "../../src/report.rs"]
@@ -44,12 +45,24 @@ fn profile(args: &[String]) -> Option<()> {
     Some(())
 }
 
+fn row(args: &[String]) -> Option<()> {
+    let [keys, peers, times] = args else {
+        return None;
+    };
+    let scene = commonware::plain(keys.parse().ok()?, peers.parse().ok()?);
+    let [harness, stock, ours] = commonware::least(&scene, times.parse().ok()?);
+    let [stock, ours] = [stock - harness, ours - harness];
+    println!("{harness:.3} {stock:.3} {ours:.3} {:.2}", stock / ours);
+    Some(())
+}
+
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let quick = args.iter().any(|arg| arg == "--quick");
     let repeats = if quick { 1 } else { REPEATS };
     let right = match args.first().map(String::as_str) {
         Some("profile") => profile(&args[1..]).is_some(),
+        Some("row") => row(&args[1..]).is_some(),
         // The only one so far, and so what is meant where nothing is said.
         None | Some("commonware" | "--quick") => {
             let how = format!(
@@ -64,7 +77,8 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     eprintln!(
-        "usage: gannet-bench-p2p [commonware] [--quick] | profile null|stock|ours KEYS PEERS TIMES"
+        "usage: gannet-bench-p2p [commonware] [--quick] | profile null|stock|ours KEYS PEERS TIMES\n\
+        | row KEYS PEERS TIMES"
     );
     ExitCode::FAILURE
 }

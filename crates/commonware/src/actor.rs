@@ -138,6 +138,8 @@ where
                 let timer = OptionFuture::from(timer);
                 let blocked = blocked_sets.as_mut().map(|sets| sets.recv());
                 let blocked = OptionFuture::from(blocked);
+                // What was said later comes after all that was said before.
+                let open = self.driver.wants.as_slice().is_empty();
                 let more = self.driver.has_more().then(|| std::future::ready(()));
                 let more = OptionFuture::from(more);
             },
@@ -168,18 +170,15 @@ where
                 let at = self.moment();
                 self.driver.judged(at, judged, &mut sender);
             },
-            Some(told) = self.mailbox.recv() else {
-                debug!("no more mailboxes");
-                return;
-            } => {
-                let at = self.moment();
-                match told {
-                    Told::Fetch(keys) => {
-                        for wanted in keys {
-                            self.driver.wanted(at, wanted);
-                        }
-                    }
-                    Told::Retain(keep) => self.driver.retain(at, &keep),
+            told = OptionFuture::from(open.then(|| self.mailbox.recv())) => match told {
+                Some(Told::Fetch(keys)) => self.driver.wants = keys.into_iter(),
+                Some(Told::Retain(keep)) => {
+                    let at = self.moment();
+                    self.driver.retain(at, &keep);
+                }
+                None => {
+                    debug!("no more mailboxes");
+                    return;
                 }
             },
             served = self.serves.next() => {

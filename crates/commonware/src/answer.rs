@@ -87,17 +87,24 @@ where
             _ => {}
         }
         let source = answer.source;
-        if !cancelled && let Some(held) = self.fetches.get_mut(fetch) {
-            if verdict == Verdict::Valid && first {
-                answer.accepted = true;
-                let took = at.now.since(held.since).as_secs_f64();
-                self.metrics.fetch_duration.observe(took);
-            }
-            // It may be judged again, for others.
-            held.more().brought.push((attempt, answer));
+        if !cancelled
+            && verdict == Verdict::Valid
+            && first
+            && let Some(held) = self.fetches.get(fetch)
+        {
+            answer.accepted = true;
+            let took = at.now.since(held.since).as_secs_f64();
+            self.metrics.fetch_duration.observe(took);
         }
         self.machine
             .handle_input(at.now, Input::Judged { judgement, verdict });
+        if !cancelled
+            && self.machine.key(fetch).is_some()
+            && let Some(held) = self.fetches.get_mut(fetch)
+        {
+            // It may be judged again, for others.
+            held.more().brought.push((attempt, answer));
+        }
         self.drive(at, sender);
         if matches!(verdict, Verdict::Valid | Verdict::Partial) {
             self.note_performance(source);
@@ -114,7 +121,7 @@ where
         judgement: JudgementId,
         fetch: FetchId,
         attempt: Option<&AttemptId>,
-        waiters: Vec<WaiterId>,
+        waiters: &[WaiterId],
     ) {
         let parts = (|| {
             let attempt = *attempt?;

@@ -5,6 +5,7 @@ use crate::{
     judge::Judge,
     key::Held,
     machine::{AttemptId, End, Engine, FetchId, Input, Output, Plan, SourceId, Time},
+    mailbox::Wanted,
     metrics::Metrics,
     moment::Moment,
     select::{ME, Roster},
@@ -20,7 +21,8 @@ use commonware_utils::Span;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tracing::{debug, trace};
 
-/// Requests sent in one turn of the loop; others come first after that.
+/// Requests sent in one turn of the loop, and wants told to the engine; others come first after that.
+/// So an answer that is there is done with before more is begun, and what is under way stays at hand.
 const TURN: u32 = 64;
 
 /// The least time for which a peer that takes no request is left alone.
@@ -32,7 +34,9 @@ pub(crate) struct Driver<P: PublicKey, B, Key: Span, Con: Consumer> {
     pub(crate) roster: Roster<P>,
     pub(crate) fetches: Slots<FetchId, Held<Con::Subscriber, P>>,
     pub(crate) requests: Requests<P>,
-    /// Starts that wait for the next turn.
+    /// Wants that wait for the next turn.
+    pub(crate) wants: std::vec::IntoIter<Wanted<Key, P, Con::Subscriber>>,
+    /// Starts that wait for it.
     starts: VecDeque<Start>,
     /// Requests that may yet be sent in this one.
     left: u32,
@@ -76,6 +80,7 @@ where
             roster: Roster::new(me),
             fetches: Slots::new(),
             requests: Requests::new(random[0]),
+            wants: Vec::new().into_iter(),
             starts: VecDeque::new(),
             left: 0,
             judge: Judge::new(consumer),
@@ -113,9 +118,9 @@ where
         self.machine.handle_timeout(at.now);
     }
 
-    /// Whether there are requests to be sent in another turn.
+    /// Whether there is something to be done in another turn.
     pub(crate) fn has_more(&self) -> bool {
-        !self.starts.is_empty()
+        !self.starts.is_empty() || !self.wants.as_slice().is_empty()
     }
 
     pub(crate) fn note_sizes(&self, serving: usize) {
@@ -126,11 +131,17 @@ where
 
     // ---- what is to be done ----
 
-    /// A turn of the loop: as many requests may be sent as fit into one.
+    /// A turn of the loop: as much is wanted, and as many requests are sent, as fit into one.
     pub(crate) fn turn<NetS>(&mut self, at: Moment, sender: &mut NetS)
     where
         NetS: Sender<PublicKey = P>,
     {
+        for _ in 0..TURN {
+            let Some(wanted) = self.wants.next() else {
+                break;
+            };
+            self.wanted(at, wanted);
+        }
         self.left = TURN;
         while self.left > 0
             && let Some(start) = self.starts.pop_front()
@@ -175,7 +186,7 @@ where
                     fetch,
                     contributors,
                     waiters,
-                } => self.deliver(at, judgement, fetch, contributors.last(), waiters),
+                } => self.deliver(at, judgement, fetch, contributors.last(), &waiters),
                 Output::Discard { fetch, attempt } => {
                     if let Some(held) = self.fetches.get_mut(fetch) {
                         held.take_answer(attempt);

@@ -194,22 +194,23 @@ impl<S: Clone + Ord> Subscribers<S> {
     }
 
     /// The subscribers that are these waiters, in order, with their spans.
-    pub(crate) fn of(&mut self, mut waiters: Vec<WaiterId>) -> Vec<(S, Span)> {
+    pub(crate) fn of(&mut self, waiters: &[WaiterId]) -> Vec<(S, Span)> {
         self.tidy();
-        if waiters.len() > 1 {
-            waiters.sort_unstable();
-        }
-        let named = |tag: &Tag| waiters.binary_search(&tag.waiter).is_ok();
         match self {
             Self::None => Vec::new(),
-            Self::One(one, tag) if named(tag) => vec![(one.clone(), tag.span.clone())],
+            Self::One(one, tag) if waiters.contains(&tag.waiter) => {
+                vec![(one.clone(), tag.span.clone())]
+            }
             Self::One(..) => Vec::new(),
-            Self::Many(many) => many
-                .all
-                .iter()
-                .filter(|(_, tag)| named(tag))
-                .map(|(subscriber, tag)| (subscriber.clone(), tag.span.clone()))
-                .collect(),
+            Self::Many(many) => {
+                let mut waiters = waiters.to_vec();
+                waiters.sort_unstable();
+                many.all
+                    .iter()
+                    .filter(|(_, tag)| waiters.binary_search(&tag.waiter).is_ok())
+                    .map(|(subscriber, tag)| (subscriber.clone(), tag.span.clone()))
+                    .collect()
+            }
         }
     }
 }
@@ -231,9 +232,9 @@ mod tests {
     }
 
     fn of(subscribers: &mut Subscribers<u8>, waiters: &[u64]) -> Vec<u8> {
-        let waiters = waiters.iter().map(|waiter| WaiterId(*waiter)).collect();
+        let waiters: Vec<WaiterId> = waiters.iter().map(|waiter| WaiterId(*waiter)).collect();
         subscribers
-            .of(waiters)
+            .of(&waiters)
             .into_iter()
             .map(|(s, _)| s)
             .collect()

@@ -10,11 +10,27 @@ use commonware_runtime::{
         status::{self, Status},
     },
 };
+use std::{
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
-/// The label of what is counted by peer.
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeStruct)]
+/// The label of what is counted by peer. Shared, for a key may be large.
+#[derive(Clone, Debug, PartialEq, Eq, EncodeStruct)]
 pub(crate) struct Peer<P: PublicKey> {
-    peer: P,
+    peer: Arc<P>,
+}
+
+impl<P: PublicKey> Hash for Peer<P> {
+    /// By the end of the key, which is as good as random: a label is hashed several times before its
+    /// peer is shown, and there may be thousands of them.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let key: &[u8] = self.peer.as_ref().as_ref();
+        match key.last_chunk() {
+            Some(end) => state.write_u64(u64::from_le_bytes(*end)),
+            None => key.hash(state),
+        }
+    }
 }
 
 /// What an engine counts.
@@ -76,8 +92,9 @@ impl<P: PublicKey> Metrics<P> {
     }
 
     /// Where the performance of a peer is shown.
-    pub(crate) fn performance(&self, peer: &P) -> raw::Gauge {
-        self.performance.get_or_create_by(peer).clone()
+    pub(crate) fn performance(&self, peer: &Arc<P>) -> raw::Gauge {
+        let peer = peer.clone();
+        self.performance.get_or_create(&Peer { peer }).clone()
     }
 
     /// Shows what was counted since the last time.

@@ -81,7 +81,7 @@ impl<P: Clone + Ord> Roster<P> {
     }
 
     /// The peer with this number, and where its performance is shown.
-    pub(crate) fn gauge(&mut self, source: SourceId) -> Option<(&P, &mut Option<Gauge>)> {
+    pub(crate) fn gauge(&mut self, source: SourceId) -> Option<(&Arc<P>, &mut Option<Gauge>)> {
         let peer = self.peers.get_mut(source)?;
         Some((&peer.key, &mut peer.gauge))
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use common::{Holder, address};
 use commonware_cryptography::{Signer as _, ed25519::PrivateKey};
 use commonware_macros::select;
-use commonware_p2p::{Address, AddressableManager as _};
+use commonware_p2p::{Address, AddressableManager as _, Blocker as _};
 use commonware_resolver::{Resolver as _, p2p::Producer};
 use commonware_runtime::{Clock as _, Runner as _, tokio};
 use commonware_utils::{
@@ -99,8 +99,9 @@ fn values_arrive_whatever_the_others_do() {
         }
         let (mut even, mut even_gets, mut even_oracle, _) = ours!("even", 0, has_even);
         let (mut odd, mut odd_gets, _, odd_tasks) = ours!("odd", 1, has_odd);
-        let (.., mut liar_oracle, _) = ours!("liar", 2, Liar);
-        let (.., mut silent_oracle, _) = ours!("silent", 3, Silent::default());
+        // Held, for an engine stops when nobody can tell it anything any more.
+        let (_liar, _, mut liar_oracle, _) = ours!("liar", 2, Liar);
+        let (_silent, _, mut silent_oracle, _) = ours!("silent", 3, Silent::default());
 
         let half = (KEYS / 2) as usize;
         let odd_keys: BTreeSet<u64> = (0..KEYS).filter(|key| key % 2 == 1).collect();
@@ -127,5 +128,8 @@ fn values_arrive_whatever_the_others_do() {
         collect(&context, &mut odd_gets, &mut odd_got, half).await;
         collect(&context, &mut even_gets, &mut even_got, half).await;
         assert_eq!((even_got, odd_got), (odd_keys, even_keys));
+        let blocked = even_oracle.blocked().recv().await.expect("it runs");
+        let liar = signers[2].public_key();
+        assert_eq!(blocked.as_ref(), [liar], "found out, and nobody else");
     });
 }

@@ -56,7 +56,7 @@ impl<K: Key> Engine<K> {
         let source = a.source;
         if self.sources[source].unacknowledged == Some(attempt) {
             self.sources[source].unacknowledged = None;
-            self.tell_later(source);
+            self.unbusy(source);
         }
     }
 
@@ -119,6 +119,14 @@ impl<K: Key> Engine<K> {
         }
     }
 
+    /// The answer goes on: other timers count from now on.
+    fn goes_on(&mut self, attempt: u32) {
+        if !self.attempts[attempt].opened {
+            self.first_sign(attempt);
+            self.rearm_attempt(attempt);
+        }
+    }
+
     /// The answer itself has begun: the time to first byte is known.
     fn first_sign(&mut self, attempt: u32) {
         let now = self.now;
@@ -130,7 +138,6 @@ impl<K: Key> Engine<K> {
         a.window = (now, a.upto);
         let (source, took) = (a.source, now.since(a.began));
         self.sources[source].latency.record(took);
-        self.rearm_attempt(attempt);
     }
 
     pub(crate) fn opened(&mut self, id: AttemptId, identity: u64, total: Option<u64>) {
@@ -138,7 +145,7 @@ impl<K: Key> Engine<K> {
             return;
         };
         self.sign(attempt);
-        self.first_sign(attempt);
+        self.goes_on(attempt);
         let fetch = self.attempts[attempt].fetch;
         self.attempts[attempt].total = total;
         let f = &mut self.fetches[fetch];
@@ -180,7 +187,7 @@ impl<K: Key> Engine<K> {
             // Without an identity nothing can tell whether it continues the body.
             return self.fail(attempt, HowEnded::Failed(Fault::Malformed), None);
         }
-        self.first_sign(attempt);
+        self.goes_on(attempt);
         match self.advance(attempt, upto) {
             Ok(()) => {}
             Err(Trouble::Own(fault)) => self.fail(attempt, HowEnded::Failed(fault), None),

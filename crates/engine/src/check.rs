@@ -281,8 +281,7 @@ impl<K: Key> Engine<K> {
             "sources are found by id"
         );
         assert!(self.sources.len() <= self.config.sources_max, "I2 sources");
-        let mut eligible = 0;
-        let mut sound = 0;
+        let (mut eligible, mut sound, mut busy) = (0, 0, 0);
         let queued: u32 = self.sources.iter().map(|(_, s)| s.queue.len()).sum();
         let stand: usize = self
             .fetches
@@ -300,9 +299,18 @@ impl<K: Key> Engine<K> {
                 "I2 attempts of a source"
             );
             assert!(
-                s.untold || s.unacknowledged.is_none() || s.posted.1 == 0,
+                s.untold || s.unacknowledged.is_none() || s.posted.1 == 0 || s.busy_at != NONE,
                 "I2 no turn comes at a source with an unacknowledged start"
             );
+            if s.busy_at != NONE {
+                assert_eq!(self.busy[s.busy_at as usize], source, "busy sources");
+                assert!(
+                    s.unacknowledged.is_some() && s.posted.0 == 0 && s.posted.2,
+                    "busy sources are in the draw"
+                );
+                assert!(s.queue.is_empty(), "nobody waits for a busy source by name");
+                busy += 1;
+            }
             assert!(
                 !s.untold || self.untold.contains(&source),
                 "untold sources are listed"
@@ -336,6 +344,7 @@ impl<K: Key> Engine<K> {
         }
         assert!(eligible as usize <= self.eligible.len());
         assert_eq!(self.sound, sound, "sound sources are counted");
+        assert_eq!(self.busy.len(), busy, "busy sources are listed");
         for (node, n) in self.nodes.iter() {
             let below: u32 = n
                 .children

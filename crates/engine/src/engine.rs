@@ -101,6 +101,10 @@ pub struct Engine<K: Key> {
     pub(crate) departures: u64,
     /// Sources whose groups are to be told something before the next turn.
     pub(crate) untold: Vec<u32>,
+    /// Sources that are drawn from although they have yet to acknowledge a start; and the last one that
+    /// has done so.
+    pub(crate) busy: Vec<u32>,
+    pub(crate) idle: u32,
     /// What a new source is assumed to do: the mean of all samples.
     pub(crate) typical: u64,
 
@@ -177,6 +181,8 @@ impl<K: Key> Engine<K> {
             remembered: BTreeSet::new(),
             departures: 0,
             untold: Vec::new(),
+            busy: Vec::new(),
+            idle: NONE,
             typical: 1 << 20,
             standing: 0,
             questions: Queue::default(),

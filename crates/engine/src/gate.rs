@@ -53,19 +53,25 @@ impl Gate {
         self.bucket.as_of = now;
     }
 
+    #[inline]
     fn refill(&mut self, now: Time) {
         if let Some(rate) = self.limits.rate {
-            let passed = u128::from(now.as_nanos().saturating_sub(self.bucket.as_of.as_nanos()));
-            let mut added = passed * u128::from(rate.per_minute_max.get());
-            if planted!("tokens-refill-too-fast") {
-                added *= 2;
-            }
-            self.bucket.level = (self.bucket.level + added).min(full(Some(rate)));
+            self.refill_at(rate, now);
         }
+    }
+
+    fn refill_at(&mut self, rate: Rate, now: Time) {
+        let passed = u128::from(now.as_nanos().saturating_sub(self.bucket.as_of.as_nanos()));
+        let mut added = passed * u128::from(rate.per_minute_max.get());
+        if planted!("tokens-refill-too-fast") {
+            added *= 2;
+        }
+        self.bucket.level = (self.bucket.level + added).min(full(Some(rate)));
         self.bucket.as_of = self.bucket.as_of.max(now);
     }
 
     /// Whether an attempt may pass now.
+    #[inline]
     pub(crate) fn is_open(&mut self, now: Time) -> bool {
         self.refill(now);
         let extra = u32::from(planted!("cap-off-by-one"));

@@ -13,7 +13,7 @@ const FULL: u32 = 512;
 #[derive(Clone, Debug)]
 pub(crate) struct Latency {
     mean_nanos: f64,
-    /// Allocated with the first sample: most sources of a large set are never asked.
+    /// Allocated with the second sample: most sources of a large set are hardly ever asked.
     buckets: Option<Box<[u16; BUCKETS]>>,
     count: u32,
     seen: u32,
@@ -31,10 +31,19 @@ impl Latency {
 
     pub(crate) fn record(&mut self, latency: Duration) {
         let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
-        let weight = if self.seen == 0 { 1.0 } else { 0.125 };
-        self.mean_nanos += (nanos as f64 - self.mean_nanos) * weight;
         self.seen = self.seen.saturating_add(1);
-        let buckets = self.buckets.get_or_insert_with(|| Box::new([0; BUCKETS]));
+        if self.seen == 1 {
+            self.mean_nanos = nanos as f64;
+            return;
+        }
+        let first = bucket_of(self.mean_nanos as u64);
+        self.mean_nanos += (nanos as f64 - self.mean_nanos) * 0.125;
+        let buckets = self.buckets.get_or_insert_with(|| {
+            self.count = 1;
+            let mut buckets = Box::new([0; BUCKETS]);
+            buckets[first] = 1;
+            buckets
+        });
         if self.count >= FULL {
             self.count = 0;
             for bucket in buckets.iter_mut() {
@@ -57,7 +66,10 @@ impl Latency {
 
     /// The upper edge of the bucket in which the quantile lies.
     pub(crate) fn quantile(&self, permille: u16) -> Option<Duration> {
-        let buckets = self.buckets.as_ref()?;
+        let Some(buckets) = &self.buckets else {
+            let first = bucket_of(self.mean_nanos as u64);
+            return (self.seen > 0).then(|| Duration::from_nanos(edge_of(first)));
+        };
         let rank = u64::from(self.count) * u64::from(permille.min(1000));
         let rank = rank.div_ceil(1000).max(1);
         let mut below = 0u64;
@@ -96,7 +108,10 @@ mod tests {
     fn quantiles_are_near() {
         let mut latency = Latency::new();
         assert_eq!(latency.quantile(500), None);
-        for i in 1..=400u64 {
+        latency.record(Duration::from_micros(100));
+        let first = latency.quantile(500).expect("a sample").as_micros();
+        assert!((100..130).contains(&first), "{first}");
+        for i in 2..=400u64 {
             latency.record(Duration::from_micros(100 * i));
         }
         for (permille, micros) in [(500, 20_000.0), (900, 36_000.0), (990, 39_600.0)] {

@@ -45,6 +45,7 @@ mod id;
 mod input;
 mod latency;
 mod line;
+mod list;
 mod output;
 mod plan;
 #[cfg(feature = "planted")]
@@ -73,6 +74,7 @@ pub use config::{Choice, Config, ConfigError, HealthConfig, PerformanceUnit};
 pub use engine::Engine;
 pub use id::{AttemptId, FetchId, GroupId, JudgementId, Key, SourceId, Time, WaiterId};
 pub use input::{CommitFault, End, Fault, Input, Limits, Rate, Scope, Verdict};
+pub use list::List;
 pub use output::{FetchError, HowEnded, Outcome, Output, Sources, Stage, Tried};
 pub use plan::{
     Backoff, Commit, FanoutGrowth, Hedge, Lifetime, OnInvalid, Plan, Retry, Silence, Targets,

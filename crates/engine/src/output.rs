@@ -3,6 +3,7 @@
 use crate::{
     id::{AttemptId, FetchId, JudgementId, SourceId, Time, WaiterId},
     input::{CommitFault, Fault},
+    list::List,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -49,9 +50,9 @@ pub enum Output<K> {
         /// The fetch.
         fetch: FetchId,
         /// The attempts that brought the bytes, in the order of their bytes; the last completed it.
-        contributors: Vec<AttemptId>,
+        contributors: List<AttemptId>,
         /// The waiters it speaks for; none, if all have gone meanwhile.
-        waiters: Vec<WaiterId>,
+        waiters: List<WaiterId>,
     },
     /// Store the answer that was judged last.
     Commit {

@@ -115,6 +115,10 @@ impl<K: Key> Engine<K> {
             race.tried.clear();
             race.tried_cycle = cycle;
         }
+        if race.tried.capacity() == 0 {
+            // Nearly always one, and there may be many races.
+            race.tried.reserve_exact(1);
+        }
         race.tried.push(Tried {
             source: source_id,
             attempt: id,

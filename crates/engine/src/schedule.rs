@@ -145,7 +145,7 @@ impl<K: Key> Engine<K> {
 
     fn any_is_ready(&self) -> bool {
         let ready = &self.nodes[WHOLE].ready;
-        ready[0].total().count > 0
+        ready[0].total().count as usize > self.busy.len()
             || (self.config.try_backed_off && self.sound == 0 && ready[1].total().count > 0)
     }
 

@@ -49,6 +49,7 @@ impl<K: Key> Engine<K> {
             posted: (0, 0, false),
             counted_sound: false,
             untold: false,
+            busy_at: NONE,
             gone: 0,
             wake: Time::FAR,
         });
@@ -243,6 +244,7 @@ impl<K: Key> Engine<K> {
                 self.refresh_source(source);
             }
             Scope::Group(id) => {
+                self.settle_busy();
                 let node = self.group(id);
                 self.nodes[node].own_limits = true;
                 self.nodes[node].gate.set_limits(limits, now);

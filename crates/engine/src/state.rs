@@ -320,6 +320,8 @@ pub(crate) struct Source {
     pub(crate) counted_sound: bool,
     /// Something has changed that its group is not told yet: it is among the engine's `untold`.
     pub(crate) untold: bool,
+    /// Its place among the engine's `busy`; [`NONE`] where it is not one of them.
+    pub(crate) busy_at: u32,
     /// When it went down, as a count of such events.
     pub(crate) gone: u64,
     pub(crate) wake: Time,

@@ -47,6 +47,8 @@ impl Scratch {
 
 /// How many sources a fetch waits for by name, where any may serve and all free ones were tried.
 const NAMED_WAITS: usize = 3;
+/// Draws of busy sources, for one start, before they are taken out of the draw.
+const VAIN: u32 = 2;
 /// Draws before tried sources are taken out of the draw instead.
 const DRAWS: u32 = 8;
 
@@ -309,6 +311,10 @@ impl<K: Key> Engine<K> {
         }
         let (failures, last) = history(&self.fetches[fetch]);
         let last = last.and_then(|id| self.find_source(id));
+        if tried.is_empty() && last.is_none() {
+            return self.draw_anew(failures, tier);
+        }
+        self.settle_busy();
         let total = self.nodes[crate::state::WHOLE].ready[tier].total();
         let barred = |source: u32| {
             tried.binary_search(&source).is_ok() || (total.count > 1 && last == Some(source))
@@ -346,6 +352,35 @@ impl<K: Key> Engine<K> {
                 None
             }
         })
+    }
+
+    /// Draws a free source of the tier for a fetch that has nothing against any.
+    fn draw_anew(&mut self, failures: u32, tier: usize) -> Option<u32> {
+        let mut vain = 0;
+        loop {
+            let total = self.nodes[crate::state::WHOLE].ready[tier].total();
+            let busy = if tier == 0 { self.busy.len() } else { 0 };
+            if busy > 0 && total.count as usize == busy + 1 && self.is_idle(self.idle) {
+                return Some(self.idle);
+            }
+            let draw = self.draw_kind(failures, total)?;
+            let source = self.draw(tier, draw)?;
+            if self.sources[source].busy_at == NONE {
+                return Some(source);
+            }
+            vain += 1;
+            if vain > VAIN {
+                // It makes room for the others.
+                self.refresh_source(source);
+            }
+        }
+    }
+
+    /// Whether this source is in the draw, and could take a fetch.
+    fn is_idle(&mut self, source: u32) -> bool {
+        let s = self.sources.get(source);
+        s.is_some_and(|s| s.posted.0 == 0 && s.posted.1 > 0 && s.busy_at == NONE)
+            && self.is_free(source)
     }
 
     /// Takes a source out of the draw (`false`), or back in.

@@ -13,6 +13,9 @@ use crate::{
     weights::{Draw, Weight},
 };
 
+/// Sources that are kept in the draw at once while they have yet to acknowledge a start.
+const BUSY_MAX: usize = 1024;
+
 impl<K: Key> Engine<K> {
     /// What may have changed is only whether this source is free, or its rate: its group is told when
     /// somebody's turn may come. Until then it may be as before: between a start and its
@@ -34,8 +37,51 @@ impl<K: Key> Engine<K> {
         }
     }
 
+    /// A start has passed through an open gate, and nobody waits for this source by name. It stays in
+    /// the draw until it acknowledges the start, and who draws it draws again: mostly it is back before
+    /// that, and to take it out and put it in again is two ways up the tree.
+    fn keep_busy(&mut self, source: u32) -> bool {
+        let s = &mut self.sources[source];
+        let fits = s.posted.0 == 0 && s.posted.2 && s.queue.is_empty() && !s.untold;
+        if !fits || self.busy.len() == BUSY_MAX || planted!("second-start-unacknowledged") {
+            return false;
+        }
+        s.busy_at = self.busy.len() as u32;
+        self.busy.push(source);
+        true
+    }
+
+    /// Whether it was one of the busy. It is no more.
+    fn leave_busy(&mut self, source: u32) -> bool {
+        let at = std::mem::replace(&mut self.sources[source].busy_at, NONE);
+        if at == NONE {
+            return false;
+        }
+        self.busy.swap_remove(at as usize);
+        if let Some(moved) = self.busy.get(at as usize) {
+            self.sources[*moved].busy_at = at;
+        }
+        true
+    }
+
+    /// Takes all that are busy out of the draw.
+    pub(crate) fn settle_busy(&mut self) {
+        while let Some(source) = self.busy.last() {
+            self.refresh_source(*source);
+        }
+    }
+
+    /// A start at this source is acknowledged, or undone.
+    pub(crate) fn unbusy(&mut self, source: u32) {
+        self.idle = source;
+        if !self.leave_busy(source) {
+            self.tell_later(source);
+        }
+    }
+
     /// Recomputes what follows from a source's own state, and carries it up.
     pub(crate) fn refresh_source(&mut self, source: u32) {
+        self.leave_busy(source);
         let now = self.now;
         let eligible = self.is_eligible(source);
         let s = &mut self.sources[source];
@@ -117,6 +163,9 @@ impl<K: Key> Engine<K> {
 
     /// Somebody of a class that was empty waits for this source now.
     pub(crate) fn class_came(&mut self, source: u32, class: u16) {
+        if self.sources[source].busy_at != NONE {
+            self.refresh_source(source);
+        }
         let s = &self.sources[source];
         if s.posted.2 {
             let (node, slot) = (s.node, s.slot);
@@ -142,6 +191,11 @@ impl<K: Key> Engine<K> {
             let now = self.now;
             let n = &mut self.nodes[node];
             let open = n.gate.is_open(now);
+            if !open && !self.busy.is_empty() {
+                // Who is drawn below it is not seen from above, and would be counted out twice.
+                self.settle_busy();
+            }
+            let n = &mut self.nodes[node];
             let mut wake = if open {
                 Time::FAR
             } else {
@@ -264,10 +318,10 @@ impl<K: Key> Engine<K> {
         s.unacknowledged = Some(attempt);
         s.paid = None;
         let mut node = s.node;
-        if s.gate.is_open(now) {
-            self.tell_later(source);
-        } else {
+        if !s.gate.is_open(now) {
             self.refresh_source(source);
+        } else if !self.keep_busy(source) {
+            self.tell_later(source);
         }
         while node != NONE {
             let n = &mut self.nodes[node];
@@ -302,7 +356,7 @@ impl<K: Key> Engine<K> {
         if closed {
             self.refresh_source(source);
         } else if unacknowledged {
-            self.tell_later(source);
+            self.unbusy(source);
         }
         while node != NONE {
             let n = &mut self.nodes[node];

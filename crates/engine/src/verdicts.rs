@@ -55,17 +55,19 @@ impl<K: Key> Engine<K> {
     }
 
     fn ask_judge(&mut self, fetch: u32, late: bool) {
-        let f = &self.fetches[fetch];
-        let mut waiters = Vec::with_capacity(f.unspoken as usize);
-        let mut next = f.first_waiter;
-        while next != NONE {
-            let waiter = &mut self.waiters[next];
-            if !waiter.spoken {
-                waiter.spoken = true;
-                waiters.push(waiter.id);
+        let mut next = self.fetches[fetch].first_waiter;
+        let all = &mut self.waiters;
+        let waiters = std::iter::from_fn(|| {
+            while next != NONE {
+                let waiter = &mut all[next];
+                next = waiter.next;
+                if !std::mem::replace(&mut waiter.spoken, true) {
+                    return Some(waiter.id);
+                }
             }
-            next = waiter.next;
-        }
+            None
+        })
+        .collect();
         let id = self.fetch_id(fetch);
         let f = &mut self.fetches[fetch];
         f.unspoken = 0;

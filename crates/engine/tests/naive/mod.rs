@@ -444,8 +444,8 @@ impl Model {
                 }
                 let asked = Asking {
                     fetch,
-                    contributors,
-                    waiters,
+                    contributors: contributors.into(),
+                    waiters: waiters.into(),
                 };
                 assert!(self.judgements.insert(judgement, asked).is_none());
             }

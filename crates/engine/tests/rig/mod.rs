@@ -310,7 +310,7 @@ impl Rig {
             } => Some(Judge {
                 judgement: *judgement,
                 fetch: *fetch,
-                contributors: contributors.clone(),
+                contributors: contributors.to_vec(),
                 waiters: waiters.iter().map(|w| w.0).collect(),
             }),
             _ => None,
