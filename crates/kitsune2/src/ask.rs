@@ -374,7 +374,8 @@ impl State {
         let p = self.book.peer_mut(peer);
         let silent = !lost && p.heard.is_none_or(|heard| heard < sent);
         p.silent |= silent;
-        // An answer may have been there, and no room for it.
+        // An answer may have been there, and no room for it. What never fits has to end, too: so often
+        // as a want is asked for at all, that is forgiven.
         let innocent = p.overflowed.is_some_and(|at| at >= sent);
         // Before anything is decided, for that may drop wants of the same batch.
         let open: Vec<(AttemptId, u32)> = asked
@@ -401,7 +402,9 @@ impl State {
                 let op = w.op;
                 if lost && !std::mem::replace(&mut w.forgiven, true) {
                     again = Some(self.book.name_of_op(op));
-                } else if !innocent {
+                } else if innocent && w.spared <= self.config.num_back_off_intervals {
+                    w.spared += 1;
+                } else {
                     self.in_vain(now, want);
                 }
             }
@@ -415,6 +418,10 @@ impl State {
 
     /// A want was asked for in vain. Gives it up, if that was the last time; and all that is wanted
     /// of its peer, if that has answered nothing since it was first asked for this.
+    ///
+    /// Pauses may be cut short: by a peer that was at fault and answers again, by one that names the
+    /// op again. That brings a request forward, and the next as well, but patience lasts as long as
+    /// the pauses would have: a peer that comes and goes is there for some of the requests.
     pub(crate) fn in_vain(&mut self, now: Time, want: u32) {
         let w = self
             .book
@@ -422,7 +429,9 @@ impl State {
             .expect("a want that is in the book");
         w.tries = w.tries.saturating_add(1);
         let (peer, since) = (w.peer, w.since);
-        if w.tries <= self.config.num_back_off_intervals {
+        let lasted = since.zip(w.last).map(|(since, last)| last.since(since));
+        let early = lasted.is_some_and(|lasted| lasted < self.patience);
+        if w.tries <= self.config.num_back_off_intervals || early {
             return;
         }
         // One that was never asked for was pushed, and refused: that is an answer, too.

@@ -39,7 +39,8 @@
 //! - A failed send drops all that is wanted of the peer, at once. Silence (of two seconds) is asked
 //!   again: after 20 s, growing to 10 min in four pauses; then the want is dropped, and if the peer
 //!   answered nothing all the while, all that is wanted of it. A peer that was at fault and answers
-//!   again ends the pauses of what waits for it, and those requests count.
+//!   again, or names an op again, ends pauses; patience lasts as long as they would have. An answer that
+//!   we have no room for costs none of it, as often as an op is asked for at most.
 //! - The notification that nothing is pending fires however the last want went: stored, given up,
 //!   dropped with its peer, or with the module itself.
 //! - No lock is held across a send or a call to the store. Memory is bounded by the configuration.

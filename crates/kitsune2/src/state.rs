@@ -51,6 +51,8 @@ pub(crate) struct State {
     pub(crate) config: GannetFetchConfig,
     pub(crate) machine: Engine<u64>,
     plan: Arc<Plan>,
+    /// From the first request for a want to the last: all pauses.
+    pub(crate) patience: Duration,
     pub(crate) book: Book,
     /// The want of each attempt that has not ended.
     pub(crate) attempts: Numbered<AttemptId, u32>,
@@ -77,10 +79,14 @@ impl State {
     pub(crate) fn new(config: GannetFetchConfig, seed: u64) -> Self {
         let machine = Engine::new(bounds(), seed).expect("no bound of ours is zero");
         let plan = Arc::new(plan(&config));
+        let backoff = backoff(&config);
+        let pauses = 0..u32::from(config.num_back_off_intervals);
+        let patience = pauses.map(|n| backoff.pause(n)).sum();
         Self {
             config,
             machine,
             plan,
+            patience,
             book: Book::default(),
             attempts: Numbered::default(),
             answers: Numbered::default(),
@@ -382,6 +388,15 @@ impl Meanwhile {
     }
 }
 
+/// The pauses between requests for an op.
+fn backoff(config: &GannetFetchConfig) -> Backoff {
+    Backoff::between(
+        millis(config.first_back_off_interval_ms),
+        millis(config.last_back_off_interval_ms),
+        config.num_back_off_intervals.into(),
+    )
+}
+
 /// How the engine goes about every op.
 fn plan(config: &GannetFetchConfig) -> Plan {
     Plan {
@@ -393,11 +408,7 @@ fn plan(config: &GannetFetchConfig) -> Plan {
         total_timeout: Duration::MAX,
         silence: Silence::Nothing,
         retry: Retry::UntilReleased {
-            backoff: Backoff::between(
-                millis(config.first_back_off_interval_ms),
-                millis(config.last_back_off_interval_ms),
-                config.num_back_off_intervals.into(),
-            ),
+            backoff: backoff(config),
         },
         body_bytes_max: u64::from(u32::MAX),
         on_invalid: OnInvalid::Score,
