@@ -326,7 +326,8 @@ impl Run {
         }
         self.pairs.retain(|key, pair| {
             let there = seen.contains(key);
-            if there && pair.gone.is_none() {
+            // A summary of the moment at which its peer fails may be from before that.
+            if there && pair.gone.is_none() && self.failed.get(&key.1) != Some(&now) {
                 pair.sure.get_or_insert(now);
             }
             if !there && pair.sure.is_some_and(|at| at < now) && pair.gone.is_none() {
