@@ -2,13 +2,14 @@
 //! each other; and when nothing happens any more, nothing is left.
 
 use crate::{
-    answers::{Fate, Item},
-    ask::Request,
-    book::Asked,
     config::GannetFetchConfig,
     inbox::{Event, Inbox},
+    judge::{Fate, Item},
     machine::Time,
-    state::{Room, State},
+    select::Asked,
+    state::State,
+    transport::Request,
+    want::Room,
 };
 use bytes::Bytes;
 use kitsune2_api::{Op, OpId, Url};

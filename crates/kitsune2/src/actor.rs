@@ -1,12 +1,12 @@
 //! The module's task: feeds the state what happens, and does what it says.
 
 use crate::{
-    answers::{Fate, Item},
-    ask::Request,
     guard::guarded,
     inbox::Event,
+    judge::{Fate, Item},
     machine::Time,
     shared::Shared,
+    transport::Request,
 };
 use bytes::Bytes;
 use kitsune2_api::{

@@ -5,8 +5,8 @@
 
 use crate::{
     config::GannetFetchConfig,
+    key::OpKey,
     machine::{AttemptId, SourceId, Time},
-    op::OpKey,
     pace::Pace,
 };
 use bytes::Bytes;

@@ -1,13 +1,13 @@
-//! Answers: whose they are, what the op store says of them, and what follows.
+//! What the op store says of answers, and what follows.
 //!
 //! The op store is the judge. An op that it has taken is the datum, and nobody is asked for it any
 //! more; one that it leaves out was wrong, and is asked of another; a store that fails says nothing
 //! of the op, which stays wanted.
 
 use crate::{
-    book::Asked,
     inbox::{Hold, OP_OVERHEAD},
-    machine::{AttemptId, End, FetchId, Input, JudgementId, Time, Verdict},
+    machine::{AttemptId, FetchId, Input, JudgementId, Time, Verdict},
+    select::Asked,
     state::State,
 };
 use bytes::Bytes;
@@ -20,10 +20,10 @@ const CALL_BYTES_MAX: usize = 4 << 20;
 /// An op that came, and that the engine has yet to ask a judgement of.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    fetch: FetchId,
-    url: Url,
-    op: Op,
-    hold: Arc<Hold>,
+    pub(crate) fetch: FetchId,
+    pub(crate) url: Url,
+    pub(crate) op: Op,
+    pub(crate) hold: Arc<Hold>,
 }
 
 /// An op to be stored.
@@ -42,7 +42,7 @@ pub(crate) struct Item {
 
 /// What is to be done when an op is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ticket {
+pub(crate) enum Ticket {
     /// The engine asked.
     Judge(JudgementId),
     /// It is wanted, but was not in flight: it came late, or unasked from a peer that offers it.
@@ -63,130 +63,14 @@ pub(crate) enum Fate {
 }
 
 impl State {
-    /// Ops came from a peer.
-    pub(crate) fn response(&mut self, now: Time, url: &Url, ops: Vec<Op>, hold: &Arc<Hold>) {
-        let peer = self.book.peer_at(url);
-        let (mut count, mut bytes, mut late) = (0, 0, false);
-        let mut unsolicited = HashSet::new();
-        for op in ops {
-            let found = self.book.find(&op.op_id).zip(peer);
-            let want = found.and_then(|(found, peer)| self.book.between(found, peer));
-            let Some((want, peer)) = want.zip(peer) else {
-                match unsolicited.insert(op.op_id.clone()) {
-                    true => self.unsolicited(url, op, hold),
-                    false => self.stats.repeated += 1,
-                }
-                continue;
-            };
-            let len = op.data.len() as u64;
-            let w = self.book.want_mut(want).expect("found just now");
-            let asked = std::mem::replace(&mut w.asked, Asked::Answered);
-            let was_asked_for = w.since.is_some();
-            let key = {
-                let op = w.op;
-                self.book.name_of_op(op)
-            };
-            match asked {
-                Asked::In(attempt, batch) => {
-                    let b = &mut self.batches[batch as usize];
-                    b.answered = Some(now);
-                    let sent = b.sent().min(now);
-                    self.close_one(batch);
-                    let p = self.book.peer_mut(peer);
-                    p.front = p.front.max(sent);
-                    count += 1;
-                    bytes += len;
-                    self.answered(now, attempt, key, url, op, hold);
-                }
-                // About to be asked for again, or for the first time: it need not be.
-                Asked::Soon(attempt) => {
-                    if was_asked_for {
-                        self.stats.late += 1;
-                        late = true;
-                        count += 1;
-                        bytes += len;
-                    }
-                    self.answered(now, attempt, key, url, op, hold);
-                }
-                Asked::No => {
-                    if was_asked_for {
-                        self.stats.late += 1;
-                        late = true;
-                        count += 1;
-                        bytes += len;
-                    }
-                    self.store(url, op, Some(peer), Ticket::Late, hold);
-                }
-                Asked::Answered => self.stats.repeated += 1,
-            }
-        }
-        if let Some(peer) = peer.filter(|_| count > 0) {
-            let config = self.config.clone();
-            let p = self.book.peer_mut(peer);
-            p.heard = Some(now);
-            p.silent = false;
-            p.pace.answered(count, bytes, &config);
-            if late {
-                p.pace.late();
-            }
-            self.rewindow(now, peer);
-        }
-        self.drive(now);
-    }
-
-    /// What an attempt was for has come.
-    fn answered(
+    pub(crate) fn store(
         &mut self,
-        now: Time,
-        attempt: AttemptId,
-        key: u64,
         url: &Url,
         op: Op,
+        peer: Option<u32>,
+        ticket: Ticket,
         hold: &Arc<Hold>,
     ) {
-        self.attempts.remove(&attempt);
-        let upto = op.data.len() as u64;
-        if let Some(fetch) = self.machine.find(&key) {
-            let answer = Answer {
-                fetch,
-                url: url.clone(),
-                op,
-                hold: hold.clone(),
-            };
-            self.answers.insert(attempt, answer);
-        }
-        let end = End::Complete { upto };
-        self.input(now, Input::Ended { attempt, end });
-    }
-
-    /// Tells the engine of a peer's window, where it has changed by a quarter.
-    fn rewindow(&mut self, now: Time, peer: u32) {
-        let window = self.book.peer(peer).pace.window(&self.config);
-        let p = self.book.peer_mut(peer);
-        let most = window == self.config.max_ops_in_flight_per_peer;
-        if window.abs_diff(p.window) > p.window / 4 || most && window != p.window {
-            p.window = window;
-            self.limit(now, peer);
-        }
-    }
-
-    fn unsolicited(&mut self, url: &Url, op: Op, hold: &Arc<Hold>) {
-        if !self.config.accept_unsolicited {
-            self.stats.unsolicited_refused += 1;
-            return;
-        }
-        let cost = cost(&op.op_id, &op.data);
-        let most = u64::from(self.config.max_incoming_bytes / 4);
-        if self.unsolicited_bytes > 0 && self.unsolicited_bytes + cost > most {
-            self.stats.unsolicited_dropped += 1;
-            return;
-        }
-        self.stats.unsolicited += 1;
-        self.unsolicited_bytes += cost;
-        self.store(url, op, None, Ticket::Unsolicited, hold);
-    }
-
-    fn store(&mut self, url: &Url, op: Op, peer: Option<u32>, ticket: Ticket, hold: &Arc<Hold>) {
         let found = self.book.find(&op.op_id);
         let peer = peer.or_else(|| self.book.peer_at(url));
         let metadata = found.and_then(|found| self.book.metadata(found, peer));
@@ -311,6 +195,6 @@ impl State {
 }
 
 /// What an op takes that is held.
-fn cost(id: &Bytes, data: &Bytes) -> u64 {
+pub(crate) fn cost(id: &Bytes, data: &Bytes) -> u64 {
     (id.len() + data.len() + OP_OVERHEAD) as u64
 }
