@@ -142,7 +142,13 @@ impl Script {
         self.shared.with(|sim, now| {
             for (node, id, peer) in asked {
                 let room = !sim.lacked_room(since, node, peer, &id);
-                if !sim.desks[node].held.contains_key(&id) && room {
+                // One whose patience ends just then takes what is new along.
+                let account = sim.desks[node].run.map(|run| &sim.runs[run]);
+                let pair = account.and_then(|account| account.pairs.get(&(id.clone(), peer)));
+                let given_up = pair
+                    .and_then(|pair| pair.gone)
+                    .is_some_and(|(_, why)| why == "given up");
+                if !sim.desks[node].held.contains_key(&id) && room && !given_up {
                     let (op, run) = (sim.op(&id), sim.desks[node].run.unwrap_or_default());
                     sim.fail(
                         now,
