@@ -48,6 +48,9 @@
 //!   we have no room for costs none of it, as often as an op is asked for at most.
 //! - The notification that nothing is pending fires however the last want went: stored, given up,
 //!   dropped with its peer, or with the module itself.
+//! - What is our own trouble is no peer's: without a local agent, asking is put off; while the op store
+//!   fails on everything, there is a request now and then. Peers take turns in front of the op store,
+//!   and in being served.
 //! - No lock is held across a send or a call to the store. Memory is bounded by the configuration.
 //! - Nothing that a peer sends ends a task of the module, not even where the op store panics on it.
 //!

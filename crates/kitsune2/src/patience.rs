@@ -18,7 +18,8 @@ const PATIENCE: u32 = 10;
 impl State {
     pub(crate) fn timeout(&self) -> Option<Time> {
         let own = self.deadlines.peek().map(|Reverse((at, ..))| *at);
-        [own, self.machine.poll_timeout()]
+        let held = self.held.front().map(|(until, _)| *until);
+        [own, held, self.failing.until, self.machine.poll_timeout()]
             .into_iter()
             .flatten()
             .min()
@@ -53,6 +54,8 @@ impl State {
                 _ => self.unanswered(now, batch, false),
             }
         }
+        self.failing.time(now);
+        self.let_go(now);
         self.machine.handle_timeout(now);
         self.drive(now);
     }

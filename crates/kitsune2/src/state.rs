@@ -6,7 +6,7 @@
 
 use crate::{
     config::{GannetFetchConfig, millis},
-    judge::{Answer, Item},
+    judge::{Answer, Failing, Lines},
     machine::{
         AttemptId, Backoff, Choice, Commit, Config, Engine, FanoutGrowth, HealthConfig, Hedge,
         Input, Lifetime, Limits, OnInvalid, PerformanceUnit, Plan, Retry, Scope, Silence, Time,
@@ -50,7 +50,10 @@ pub(crate) struct State {
     pub(crate) deadlines: BinaryHeap<Reverse<(Time, u32, u32)>>,
     /// Peers with something in their outbox, and no request on its way.
     pub(crate) ready: VecDeque<u32>,
-    pub(crate) to_store: VecDeque<Item>,
+    /// Peers that cannot be sent to just now: until when.
+    pub(crate) held: VecDeque<(Time, u32)>,
+    pub(crate) to_store: Lines,
+    pub(crate) failing: Failing,
     pub(crate) unsolicited_bytes: u64,
     /// Calls that look up what is held already, by when they began, and what was stored meanwhile.
     pub(crate) lookups: BTreeSet<u64>,
@@ -80,7 +83,9 @@ impl State {
             batch_serial: 0,
             deadlines: BinaryHeap::new(),
             ready: VecDeque::new(),
-            to_store: VecDeque::new(),
+            held: VecDeque::new(),
+            to_store: Lines::default(),
+            failing: Failing::default(),
             unsolicited_bytes: 0,
             lookups: BTreeSet::new(),
             meanwhile: Meanwhile::default(),

@@ -8,7 +8,10 @@ use crate::{
 };
 use bytes::{Bytes, BytesMut};
 use kitsune2_api::{OpId, Url, serialize_request_message};
-use std::cmp::Reverse;
+use std::{cmp::Reverse, time::Duration};
+
+/// How soon it is tried again to send, when there was no local agent yet.
+const HOLD: Duration = Duration::from_secs(1);
 
 /// A request to be sent.
 #[derive(Debug)]
@@ -32,6 +35,16 @@ impl Request {
         let ids = ids.map(|id| OpId::from(buffer.split_to(id.as_slice().len())));
         serialize_request_message(ids.collect())
     }
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    Out,
+    /// It could not be sent, or was not, for its peer is known to be unresponsive.
+    Failed,
+    /// We cannot send yet: there is no local agent to speak for. That is not the peer's fault.
+    NotYet,
 }
 
 /// A request that was sent, or is on its way.
@@ -114,10 +127,14 @@ impl State {
     }
 
     /// The next request to be sent. To be followed by [`State::sent`].
-    pub(crate) fn next_request(&mut self) -> Option<Request> {
+    pub(crate) fn next_request(&mut self, now: Time) -> Option<Request> {
+        if self.failing.until.is_some_and(|until| now < until) {
+            return None;
+        }
         while let Some(peer) = self.ready.pop_front() {
             self.book.peer_mut(peer).queued = false;
             if let Some(request) = self.request(peer) {
+                self.failing.asked(now);
                 return Some(request);
             }
             // All that stood there was out of date; there may be more elsewhere.
@@ -181,13 +198,16 @@ impl State {
         })
     }
 
-    /// A request is out, or could not be sent, or was not, for its peer is known to be unresponsive.
-    pub(crate) fn sent(&mut self, now: Time, request: &Request, out: bool) {
+    /// What became of a request.
+    pub(crate) fn sent(&mut self, now: Time, request: &Request, sent: Sent) {
+        if sent == Sent::NotYet {
+            return self.put_back(now, request);
+        }
         self.book.peer_mut(request.peer).sending = false;
         let b = &mut self.batches[request.batch as usize];
         b.sent = Some(now);
         let serial = b.serial;
-        if out {
+        if sent == Sent::Out {
             self.stats.requests_sent += 1;
             for n in 0..self.batches[request.batch as usize].asked.len() {
                 let (attempt, id) = self.batches[request.batch as usize].asked[n];
@@ -213,6 +233,34 @@ impl State {
         }
         self.drive(now);
         self.queue(request.peer);
+    }
+
+    /// What a request asked for is asked for a little later. Nothing has happened to it.
+    fn put_back(&mut self, now: Time, request: &Request) {
+        let batch = self.batches.remove(request.batch as usize);
+        for (attempt, id) in batch.asked.into_iter().rev() {
+            if let Some(want) = self.book.want_mut(id)
+                && want.asked == Asked::In(attempt, request.batch)
+            {
+                want.asked = Asked::Soon(attempt);
+                let vain = usize::from(want.tries > 0);
+                let outbox = &mut self.book.peer_mut(request.peer).outbox;
+                outbox[vain].push_front((attempt, id));
+            }
+        }
+        // Until then, its peer counts as one that is being sent to.
+        self.held.push_back((now.after(HOLD), request.peer));
+    }
+
+    /// Peers that could not be sent to may be tried again.
+    pub(crate) fn let_go(&mut self, now: Time) {
+        while let Some((until, peer)) = self.held.front().copied()
+            && until <= now
+        {
+            self.held.pop_front();
+            self.book.peer_mut(peer).sending = false;
+            self.queue(peer);
+        }
     }
 
     /// The connection to a peer is gone, and with it the answers to what it was asked.
