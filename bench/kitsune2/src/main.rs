@@ -13,16 +13,24 @@ mod iroh;
 mod iroh;
 mod node;
 mod null;
+#[path = "../../src/report.rs"]
+#[expect(
+    dead_code,
+    reason = "shared with the other benches, which use more of it"
+)]
 mod report;
 mod scene;
 mod store;
 mod wire;
 
 use node::Kind;
-use report::{number, table};
+use report::{Section, number};
 use scene::{Net, Outcome, Scene};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use std::{alloc::System, process::ExitCode};
+
+/// Where the tables are kept, those of the other benches too.
+const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../RESULTS.md");
 
 /// Counts what a module holds.
 #[global_allocator]
@@ -120,27 +128,12 @@ fn measure(scene: &Scene, repeats: usize) -> (Outcome, u64) {
     (outcomes[outcomes.len() / 2], wrong)
 }
 
-/// A target and what came of it.
-struct Target(String, String, String, bool);
-
-fn at_least(what: String, limit: f64, measured: f64, unit: &str) -> Target {
-    let text = |value| format!("{} {unit}", number(value));
-    let limit_text = format!("at least {}", text(limit));
-    Target(what, limit_text, text(measured), measured >= limit)
-}
-
-fn at_most(what: String, limit: f64, measured: f64, unit: &str) -> Target {
-    let text = |value| format!("{} {unit}", number(value));
-    let limit_text = format!("at most {}", text(limit));
-    Target(what, limit_text, text(measured), measured <= limit)
-}
-
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let quick = words.iter().any(|word| word == "--quick");
     let words: Vec<&String> = words.iter().filter(|word| *word != "--quick").collect();
     let repeats = if quick { 1 } else { 3 };
-    let (mut all_wrong, mut targets) = (0, Vec::new());
+    let (mut all_wrong, mut section) = (0, Section::new("kitsune2", INTRO.trim_end()));
     let head = [
         "",
         "module",
@@ -168,12 +161,7 @@ fn main() -> ExitCode {
         let (mut times, mut share) = (String::new(), String::new());
         if (scene.asker, scene.holder) == (Kind::Ours, Kind::Ours) {
             let title = scene.title();
-            targets.push(at_most(
-                format!("{title}: not stored"),
-                0.0,
-                lost * 100.0,
-                "%",
-            ));
+            section.target(&format!("{title}: not stored"), lost * 100.0, 0.0, "%");
             let peer = stock.filter(|(peer, _)| peer.title() == title);
             if let Some((_, peer)) = peer {
                 let (faster, fewer) = (
@@ -183,14 +171,14 @@ fn main() -> ExitCode {
                 times = number(faster);
                 share = number(fewer);
                 if scene.net == Net::Iroh {
-                    targets.push(at_least(format!("{title}: rate"), 5.0, faster, "x stock"));
+                    section.at_least(&format!("{title}: rate"), faster, 5.0, "x stock");
                 }
                 let what = format!("{title}: messages");
-                targets.push(at_most(what, 0.1, fewer, "of stock's"));
+                section.target(&what, fewer, 0.1, "of stock's");
             }
             if scene.net == Net::Mem && scene.holders == 1 {
                 let what = format!("{title}: rate");
-                targets.push(at_least(what, 100_000.0, outcome.rate(), "ops/s"));
+                section.at_least(&what, outcome.rate(), 100_000.0, "ops/s");
             }
         }
         if (scene.asker, scene.holder) == (Kind::Stock, Kind::Stock) {
@@ -209,8 +197,7 @@ fn main() -> ExitCode {
             number(outcome.bytes),
         ]);
     }
-    let mut text = INTRO.to_owned();
-    text += &table("Ops from peers", &rows);
+    section.table("Ops from peers", &rows);
 
     let pending = if quick { 10_000 } else { 1_000_000 };
     let mut rows = vec![["module", "bytes"].map(String::from).to_vec()];
@@ -223,36 +210,20 @@ fn main() -> ExitCode {
         rows.push(vec![kind.name().into(), number(bytes)]);
         if kind == Kind::Ours {
             let what = format!("held for each of {pending} pending ops");
-            targets.push(at_most(what, 500.0, bytes, "bytes"));
+            section.target(&what, bytes, 500.0, "bytes");
         }
     }
-    text += &table(
+    section.table(
         &format!("Held for each of {pending} ops that nobody answers for"),
         &rows,
     );
-    let mut rows = vec![["target", "", "measured", ""].map(String::from).to_vec()];
-    rows.extend(
-        targets
-            .into_iter()
-            .map(|Target(what, limit, measured, met)| {
-                let verdict = if met { "reached" } else { "missed" };
-                vec![what, limit, measured, verdict.to_owned()]
-            }),
-    );
-    text += &table("Targets", &rows);
-    text += &match all_wrong {
-        0 => "\nEvery op stored was right, byte for byte.\n".to_owned(),
-        n => format!("\nWRONG: {n} ops were not what their ids say.\n"),
-    };
-    println!("## kitsune2\n\n{text}");
-    if quick || !words.is_empty() || cfg!(not(feature = "iroh")) {
-        println!("(a quick run or a part: not kept)");
-    } else {
-        report::keep("kitsune2", &text, repeats);
+    if all_wrong > 0 {
+        section.wrong(format!("{all_wrong} ops were not what their ids say"));
     }
-    if all_wrong == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+    let part = quick || !words.is_empty() || cfg!(not(feature = "iroh"));
+    let how = format!("kitsune2 0.5.3. Runs of each: {repeats}, in turns; the median counts.");
+    match section.finish(part, &how) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     }
 }

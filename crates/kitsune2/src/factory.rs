@@ -1,13 +1,13 @@
 //! Makes a fetch module for each space.
 
 use crate::{
+    actor::Runner,
     config::{GannetFetchConfig, GannetFetchModConfig},
     fetch::GannetFetch,
     handler::Handler,
-    run::Runner,
+    metrics::Monitor,
     serve::Server,
     shared::Shared,
-    stats::Monitor,
 };
 use kitsune2_api::{
     BoxFut, Builder, Config, DynFetch, DynFetchFactory, DynOpStore, DynPeerMetaStore, DynReport,

@@ -1,6 +1,6 @@
 //! The module as its host sees it.
 
-use crate::{shared::Shared, state::Room};
+use crate::{shared::Shared, want::Room};
 use bytes::Bytes;
 use futures_channel::oneshot;
 use kitsune2_api::{

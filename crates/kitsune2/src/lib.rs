@@ -18,18 +18,23 @@
 //!
 //! | module | what happens there |
 //! |---|---|
-//! | `state` | the state: wants that come and go, the drained notification. No I/O |
-//! | `book` | which op is wanted of which peer |
-//! | `ask` | requests, how long they are waited for, giving up |
+//! | `key` | ids of ops as they are kept |
+//! | `select` | the book of which op is wanted of which peer |
 //! | `pace` | how much a peer is asked for at a time |
-//! | `answers` | responses, what the op store says of them |
-//! | `run` | the task that sends, stores and keeps time |
+//! | `transport` | requests to peers |
+//! | `patience` | how long they are waited for, giving up |
+//! | `judge` | calls to the op store, what it says of an op, and what follows |
 //! | `serve` | requests of peers |
+//! | `want` | wants that come and go |
+//! | `answer` | responses: whose they are |
+//! | `drive` | does what the engine decides |
+//! | `state` | what these share: all of it, without I/O |
+//! | `actor` | the task that sends, stores and keeps time |
 //! | `handler`, `inbox` | what the transport hands over |
 //! | `factory`, `fetch` | the traits |
 //! | `shared`, `guard` | what the tasks have in common; calls to the host, whose panics are errors |
-//! | `config`, `stats` | settings; what is counted |
-//! | `op`, `number` | ids of ops as they are kept; tables by number |
+//! | `config`, `metrics` | settings; what is counted |
+//! | `number` | tables by number |
 //!
 //! # Guarantees
 //!
@@ -39,9 +44,13 @@
 //! - A failed send drops all that is wanted of the peer, at once. Silence (of two seconds) is asked
 //!   again: after 20 s, growing to 10 min in four pauses; then the want is dropped, and if the peer
 //!   answered nothing all the while, all that is wanted of it. A peer that was at fault and answers
-//!   again ends the pauses of what waits for it, and those requests count.
+//!   again, or names an op again, ends pauses; patience lasts as long as they would have. An answer that
+//!   we have no room for costs none of it, as often as an op is asked for at most.
 //! - The notification that nothing is pending fires however the last want went: stored, given up,
 //!   dropped with its peer, or with the module itself.
+//! - What is our own trouble is no peer's: without a local agent, asking is put off; while the op store
+//!   fails on everything, there is a request now and then. Peers take turns in front of the op store,
+//!   and in being served.
 //! - No lock is held across a send or a call to the store. Memory is bounded by the configuration.
 //! - Nothing that a peer sends ends a task of the module, not even where the op store panics on it.
 //!
@@ -52,31 +61,35 @@
 //! what is not asked for has a bounded share of the memory. A host whose peers have no business
 //! pushing sets `gannetFetch.acceptUnsolicited` to false: such ops are then refused and counted.
 
-mod answers;
-mod ask;
-mod book;
+mod actor;
+mod answer;
 mod config;
+mod drive;
 mod factory;
 mod fetch;
 mod guard;
 mod handler;
 mod inbox;
+mod judge;
+mod key;
+mod metrics;
 #[cfg(test)]
 mod model;
 mod number;
-mod op;
 mod pace;
-mod run;
+mod patience;
+mod select;
 mod serve;
 mod shared;
 mod state;
-mod stats;
+mod transport;
+mod want;
 
 use gannet_engine as machine;
 
 pub use config::{CoreFetchConfig, GannetFetchConfig, GannetFetchModConfig};
 pub use factory::GannetFetchFactory;
-pub use stats::{FetchStats, Monitor};
+pub use metrics::{FetchStats, Monitor};
 
 /// The name under which the module's messages travel: that of the stock module.
 pub const MOD_NAME: &str = "Fetch";

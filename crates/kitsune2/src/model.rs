@@ -2,13 +2,14 @@
 //! each other; and when nothing happens any more, nothing is left.
 
 use crate::{
-    answers::{Fate, Item},
-    ask::Request,
-    book::Asked,
     config::GannetFetchConfig,
     inbox::{Event, Inbox},
+    judge::{Fate, Item},
     machine::Time,
-    state::{Room, State},
+    select::Asked,
+    state::State,
+    transport::{Request, Sent},
+    want::Room,
 };
 use bytes::Bytes;
 use kitsune2_api::{Op, OpId, Url};
@@ -179,12 +180,16 @@ impl Run {
                 1 => self.state.overflow(now, &url(self.rng.below(6))),
                 _ => self.pass(30_000),
             },
-            4 => self.sending.extend(self.state.next_request()),
+            4 => self.sending.extend(self.state.next_request(now)),
             5 if !self.sending.is_empty() => {
                 let at = self.rng.below(self.sending.len() as u64) as usize;
                 let request = self.sending.swap_remove(at);
-                let out = quiet || self.rng.below(8) > 0;
-                self.state.sent(now, &request, out);
+                let sent = match self.rng.below(8) {
+                    0 if !quiet => Sent::Failed,
+                    1 if !quiet => Sent::NotYet,
+                    _ => Sent::Out,
+                };
+                self.state.sent(now, &request, sent);
             }
             6 if !self.storing.is_empty() => {
                 let items = self.storing.swap_remove(0);

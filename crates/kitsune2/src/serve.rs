@@ -1,7 +1,7 @@
 //! Serving peers: their requests in order, a turn for each, and answers of bounded size.
 
 use crate::{
-    config::GannetFetchConfig, guard::guarded, run::send, shared::Shared, stats::FetchStats,
+    actor::send, config::GannetFetchConfig, guard::guarded, metrics::FetchStats, shared::Shared,
 };
 use bytes::Bytes;
 use kitsune2_api::{

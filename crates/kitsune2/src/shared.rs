@@ -1,8 +1,8 @@
 //! What the module's tasks, the transport's handler and the host's calls have in common.
 
 use crate::{
-    config::GannetFetchConfig, inbox::Inbox, machine::Time, serve::Serving, state::State,
-    stats::FetchStats,
+    config::GannetFetchConfig, inbox::Inbox, machine::Time, metrics::FetchStats, serve::Serving,
+    state::State,
 };
 use std::{
     fmt,

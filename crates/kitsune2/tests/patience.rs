@@ -84,6 +84,35 @@ async fn silence_is_asked_again_after_20_s_growing_to_10_min_then_the_wants_are_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_peer_that_comes_and_goes_uses_up_no_patience() {
+    let node = Node::new().await;
+    let asked = timing(&node);
+    let (_, wanted) = ops(1);
+    node.request(&wanted, &url(1)).await;
+    for _ in 0..30 {
+        // Its connection ends under a request, and it is there again.
+        let (held, ids) = ops(1);
+        node.request(&ids, &url(1)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        node.wire.handler().peer_disconnect(url(1), None);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        node.wire.answer(&url(1), &held);
+        tokio::time::sleep(Duration::from_secs(8)).await;
+    }
+    let times = || {
+        let asked = asked.lock().unwrap();
+        asked.iter().filter(|(_, id, _)| *id == wanted[0]).count()
+    };
+    assert!(times() > 10, "it was asked for {} times", times());
+    assert_eq!(node.pending().await.len(), 1);
+    // What it answers nothing for has an end all the same.
+    tokio::time::sleep(Duration::from_secs(500)).await;
+    assert_eq!(node.pending().await.len(), 1);
+    drained_within(&node, 700).await;
+    assert_eq!(node.stats().given_up, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_one_peer_does_not_answer_for_is_asked_of_the_others() {
     let node = Node::new().await;
     let (held, ids) = ops(50);
@@ -503,6 +532,38 @@ async fn answers_too_large_to_be_read_do_not_keep_a_want_for_ever() {
     drained_within(&node, 700).await;
     let stats = node.stats();
     assert_eq!((stats.responses_dropped, stats.given_up), (3, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_there_is_never_room_for_does_not_keep_a_want_for_ever() {
+    let mut store = MockOpStore::new();
+    store
+        .expect_filter_out_existing_ops()
+        .returning(|ids| Box::pin(async { Ok(ids) }));
+    let hangs = || Box::pin(std::future::pending::<K2Result<Vec<OpId>>>());
+    store
+        .expect_process_incoming_ops()
+        .returning(move |_| hangs());
+    let config = GannetFetchConfig {
+        num_back_off_intervals: 2,
+        max_incoming_bytes: 2_048,
+        ..GannetFetchConfig::default()
+    };
+    let node = Node::with(config, Some(Arc::new(store))).await;
+    let (held, ids) = ops(2);
+    answering(&node, &[(url(1), &held)]);
+    node.request(&ids[..1], &url(1)).await;
+    until("one is being stored", async || node.stats().held_bytes > 0).await;
+    node.request(&ids[1..], &url(1)).await;
+    // Three requests that are forgiven, and three that are not: 20 s lie between the first two, and
+    // 600 s between the others.
+    tokio::time::sleep(Duration::from_secs(2_400)).await;
+    let stats = node.stats();
+    assert_eq!((stats.responses_dropped, stats.given_up), (5, 0));
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let stats = node.stats();
+    assert_eq!((stats.responses_dropped, stats.given_up), (6, 1));
+    assert_eq!(node.pending().await.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -30,8 +30,9 @@
 //! | `gauges`, `stopped` | (I9) in the end nothing is pending and the gauges are zero; a module that is dropped leaves nothing |
 //! | `I8` | the same seed gives the same trace |
 //!
-//! Not held against it: whatever follows from news of an op within the millisecond in which they come; and
-//! that a peer which answers nothing loses all that is wanted of it with the first op whose patience ends.
+//! Not held against it: whatever follows from news of an op within the millisecond in which they come; that
+//! a peer which answers nothing loses all that is wanted of it with the first op whose patience ends; and
+//! that an op has not arrived where there was no room for the request for it, or for its answer.
 
 mod account;
 mod asks;

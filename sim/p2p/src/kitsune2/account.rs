@@ -18,10 +18,14 @@ pub(crate) struct Pair {
     /// Calls under way that offer it, and those of them that found it missing.
     pub(crate) offering: BTreeSet<u64>,
     pub(crate) passed: bool,
+    /// When it was first offered, of what is not done with.
+    pub(crate) began: Option<u64>,
     /// Since when it certainly is wanted.
     pub(crate) sure: Option<u64>,
     /// When it ended, and by what.
     pub(crate) gone: Option<(u64, &'static str)>,
+    /// When it last ended, also where it is wanted again since.
+    ended: Option<u64>,
     /// What was said of the op, by call.
     pub(crate) metadata: Vec<(u64, Bytes)>,
     /// What certainly came first of that, and since when.
@@ -74,6 +78,8 @@ pub(crate) struct Run {
     pub(crate) serving: super::serving::Serving,
     /// All that was ever said of an op.
     pub(crate) said: BTreeMap<Bytes, BTreeSet<Bytes>>,
+    /// When a send to a peer last failed.
+    failed: BTreeMap<usize, u64>,
     /// Peers of which the patience with an op that has ended since had come to its end.
     spent: BTreeSet<usize>,
     /// Notifications that are waited for: since when.
@@ -95,6 +101,7 @@ impl Run {
             storing: Default::default(),
             serving: Default::default(),
             said: BTreeMap::new(),
+            failed: BTreeMap::new(),
             spent: BTreeSet::new(),
             waiting: BTreeMap::new(),
         }
@@ -140,6 +147,16 @@ impl Run {
             || of_peer.any(|(_, pair)| pair.tries() >= most)
     }
 
+    /// Whether a request of this peer is waited for, if one is out: one that was decided on before its
+    /// pair ended belongs to nobody any more.
+    pub(crate) fn awaits(&self, id: &Bytes, peer: usize) -> bool {
+        let pair = self.pairs.get(&(id.clone(), peer));
+        pair.is_some_and(|pair| {
+            let ended = pair.has_ended_since(pair.decided);
+            pair.asks > 0 && !ended && !self.may_be_given_up(pair, peer)
+        })
+    }
+
     // ---- offers ----
 
     pub(crate) fn offer(&mut self, now: u64, id: u64, peer: usize, ops: &[(Bytes, Option<Bytes>)]) {
@@ -165,6 +182,7 @@ impl Run {
             self.tell(now, op);
             let pair = self.pairs.entry((op.clone(), peer)).or_default();
             pair.offering.insert(id);
+            pair.began.get_or_insert(now);
             pair.touched = now;
             pair.metadata
                 .extend(metadata.clone().map(|bytes| (id, bytes)));
@@ -222,7 +240,7 @@ impl Run {
             pair.offering.remove(&id);
             pair.touched = now;
             // What fails at the very moment may go before or after it is taken.
-            let fails = pair.gone == Some((now, "failed"));
+            let fails = self.failed.get(&call.peer) == Some(&now);
             if pair.passed {
                 pair.gone = None;
             }
@@ -266,13 +284,16 @@ impl Run {
 
     /// Nothing more is wanted of a peer.
     pub(crate) fn lost(&mut self, now: u64, peer: usize) {
+        self.failed.insert(peer, now);
         for call in self.calls.values_mut().filter(|call| call.peer == peer) {
             call.wanted.clear();
             call.broken = true;
         }
         let pairs = self.pairs.iter_mut().filter(|((_, of), _)| *of == peer);
-        for (_, pair) in pairs {
+        for ((id, _), pair) in pairs {
             pair.end(now, "failed");
+            // What came at the very moment may find that it is not wanted any more.
+            self.storing.excuse(now, id);
         }
     }
 
@@ -305,7 +326,8 @@ impl Run {
         }
         self.pairs.retain(|key, pair| {
             let there = seen.contains(key);
-            if there && pair.gone.is_none() {
+            // A summary of the moment at which its peer fails may be from before that.
+            if there && pair.gone.is_none() && self.failed.get(&key.1) != Some(&now) {
                 pair.sure.get_or_insert(now);
             }
             if !there && pair.sure.is_some_and(|at| at < now) && pair.gone.is_none() {
@@ -320,6 +342,10 @@ impl Run {
 }
 
 impl Pair {
+    pub(crate) fn has_ended_since(&self, since: u64) -> bool {
+        self.ended.is_some_and(|at| at >= since)
+    }
+
     /// So many times it may have been in vain.
     const fn tries(&self) -> u32 {
         self.asks + self.strays
@@ -339,6 +365,7 @@ impl Pair {
                 .collect(),
             offering,
             passed,
+            ended: Some(now),
             ..Self::default()
         };
     }

@@ -16,8 +16,8 @@ pub(crate) struct Asking {
     sending: BTreeMap<usize, Vec<Bytes>>,
     /// What was asked of whom, when it was out, and not ended since in any way that is seen.
     open: BTreeMap<(usize, Bytes), u64>,
-    /// Peers that did not do what they were asked, and have brought nothing good since.
-    at_fault: BTreeSet<usize>,
+    /// Peers that did not do what they were asked, and have brought nothing good since: since when.
+    at_fault: BTreeMap<usize, u64>,
 }
 
 impl Asking {
@@ -26,9 +26,9 @@ impl Asking {
         self.open.remove(&(peer, id.clone()));
     }
 
-    pub(crate) fn closed_all(&mut self, peer: usize) {
+    pub(crate) fn closed_all(&mut self, now: u64, peer: usize) {
         self.open.retain(|(of, _), _| *of != peer);
-        self.at_fault.insert(peer);
+        self.at_fault.insert(peer, now);
     }
 
     /// Whether a peer let a request pass, or lied, or could not be sent to, since it last did well.
@@ -36,17 +36,21 @@ impl Asking {
         let passed = |out: &u64| out + u64::from(timeout) <= now;
         let mut open = self.open.iter();
         if open.any(|((of, _), out)| *of == peer && passed(out)) {
-            self.at_fault.insert(peer);
+            self.at_fault.insert(peer, now);
         }
-        self.at_fault.contains(&peer)
+        self.at_fault.contains_key(&peer)
     }
 
-    pub(crate) fn lied(&mut self, peer: usize) {
-        self.at_fault.insert(peer);
+    pub(crate) fn lied(&mut self, now: u64, peer: usize) {
+        self.at_fault.insert(peer, now);
     }
 
-    pub(crate) fn did_well(&mut self, peer: usize) {
-        self.at_fault.remove(&peer);
+    /// An op has come that is wanted of the peer since `began`. An answer to what may have been asked
+    /// for before the fault proves nothing: the module takes the peer for well with a later one.
+    pub(crate) fn did_well(&mut self, peer: usize, began: Option<u64>) {
+        if (self.at_fault.get(&peer)).is_some_and(|at| began.is_some_and(|began| began > *at)) {
+            self.at_fault.remove(&peer);
+        }
     }
 
     /// Whether a request for an op is out, and certainly waited for.
@@ -128,7 +132,14 @@ impl Run {
         let first = u64::from(self.config.first_back_off_interval_ms);
         let named = pair.out.is_some_and(|out| out + first <= decided)
             && (self.calls.values()).any(|call| call.peer == peer && call.ops.contains_key(id));
-        let news = news || named;
+        // One that waits for another peer, of which it is not wanted yet, or not any more, adds an
+        // offer whenever there is room: that is news, too.
+        let added = self.calls.values().any(|call| {
+            let theirs = self.pairs.get(&(id.clone(), call.peer));
+            let new = theirs.is_some_and(|pair| pair.passed && pair.sure.is_none());
+            call.peer != peer && new && call.ops.contains_key(id)
+        });
+        let news = news || named || added;
         let wait =
             u64::from(self.config.answer_timeout_ms) + least(&self.config, pair.asks_in_a_row);
         let out = pair
@@ -179,13 +190,27 @@ impl Sim {
             .get(&peer)
             .copied()
             .unwrap_or_default();
+        // What is not asked for any more when its request goes out: it was answered since that was
+        // decided on, or ended. Others may be asked for it then, or in the same millisecond.
+        let over: BTreeSet<&Bytes> = (ids.iter())
+            .filter(|id| {
+                let key = ((*id).clone(), peer);
+                account.storing.came_since(&key, decided)
+                    || account.pairs.get(&key).is_none_or(|pair| {
+                        pair.has_ended_since(decided) || account.may_be_given_up(pair, peer)
+                    })
+            })
+            .collect();
         for id in ids {
             if let Some((rule, why)) = account.against(decided, id, peer) {
                 wrong.push((rule, why));
             }
+            // One that was decided on before there was news is not the first in a row after it: it may
+            // be the one that the news was an answer to.
+            let told = account.news.get(id).is_some_and(|at| *at >= decided);
             if let Some(pair) = account.pairs.get_mut(&(id.clone(), peer)) {
                 pair.asks += 1;
-                pair.asks_in_a_row += 1;
+                pair.asks_in_a_row += u32::from(!told);
                 pair.spared = false;
                 (pair.decided, pair.out) = (decided, None);
             }
@@ -198,24 +223,19 @@ impl Sim {
         let recent = |out: u64| now < out + u64::from(config.answer_timeout_ms);
         let open = account.asking.open.iter();
         let open = open
-            .filter(|((of, _), out)| *of == peer && recent(**out))
+            .filter(|((of, id), out)| *of == peer && recent(**out) && account.awaits(id, peer))
             .count()
             + ids.len();
         if open > config.max_ops_in_flight_per_peer as usize {
             wrong.push(("bounded", format!("{open} ops are in flight")));
         }
-        // A request that is given up is not waited for.
-        let waits = |id: &Bytes, of: usize| {
-            let pair = account.pairs.get(&(id.clone(), of));
-            pair.is_some_and(|pair| !account.may_be_given_up(pair, of))
-        };
         let others = |id: &Bytes| {
             let mut open = account.asking.open.iter();
             open.any(|((of, other), out)| {
-                *of != peer && other == id && recent(*out) && waits(id, *of)
+                *of != peer && other == id && recent(*out) && account.awaits(id, *of)
             })
         };
-        let races = ids.iter().any(others);
+        let races = ids.iter().filter(|id| !over.contains(id)).any(others);
         if races && config.hedge_ms == 0 {
             wrong.push((
                 "one request",
@@ -248,7 +268,7 @@ impl Sim {
         let ids = account.asking.sending.remove(&peer).unwrap_or_default();
         if !out {
             account.lost(now, peer);
-            account.asking.closed_all(peer);
+            account.asking.closed_all(now, peer);
             return self.coverage.hit("could not be sent");
         }
         for id in ids {
@@ -279,7 +299,7 @@ impl Sim {
         if unresponsive {
             account.asking.unresponsive.insert(peer);
             account.lost(now, peer);
-            account.asking.closed_all(peer);
+            account.asking.closed_all(now, peer);
             self.coverage.hit("unresponsive");
         } else {
             account.asking.unresponsive.remove(&peer);
@@ -291,7 +311,7 @@ impl Sim {
         let Some(account) = self.live(Some(run)) else {
             return;
         };
-        account.asking.closed_all(peer);
+        account.asking.closed_all(now, peer);
         account.tell_of(now, peer);
         self.coverage.hit("disconnected");
     }

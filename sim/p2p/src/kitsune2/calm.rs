@@ -58,10 +58,16 @@ impl Script {
             self.bound(*node, last.into())
         });
         let before = self.honestly_pending(&ours).await;
+        let since = self.shared.with(|_, now| now);
         self.let_pass(longest.max().unwrap_or_default()).await;
         let after = self.honestly_pending(&ours).await;
         for (node, id, peer) in before.intersection(&after) {
             self.shared.with(|sim, now| {
+                // In so long a pause there is one request only: where there is no room for it, or for
+                // its answer, the op is for the next.
+                if sim.lacked_room(since, *node, *peer, id) {
+                    return sim.coverage.hit("no room in the end");
+                }
                 let (op, run) = (sim.op(id), sim.desks[*node].run.unwrap_or_default());
                 sim.fail(
                     now,
@@ -102,7 +108,7 @@ impl Script {
             let honest = |peer: &usize| sim.world.peers[*peer].honest();
             (0..peers).filter(honest).collect::<Vec<usize>>()
         });
-        let mut n = known;
+        let (mut n, since) = (known, self.shared.with(|_, now| now));
         for node in ours {
             for peer in &honest {
                 if peer == node || n == known + FRESH {
@@ -135,7 +141,14 @@ impl Script {
         self.let_pass(bound.unwrap_or_default()).await;
         self.shared.with(|sim, now| {
             for (node, id, peer) in asked {
-                if !sim.desks[node].held.contains_key(&id) {
+                let room = !sim.lacked_room(since, node, peer, &id);
+                // One whose patience ends just then takes what is new along.
+                let account = sim.desks[node].run.map(|run| &sim.runs[run]);
+                let pair = account.and_then(|account| account.pairs.get(&(id.clone(), peer)));
+                let given_up = pair
+                    .and_then(|pair| pair.gone)
+                    .is_some_and(|(_, why)| why == "given up");
+                if !sim.desks[node].held.contains_key(&id) && room && !given_up {
                     let (op, run) = (sim.op(&id), sim.desks[node].run.unwrap_or_default());
                     sim.fail(
                         now,
@@ -154,7 +167,8 @@ impl Script {
         let longest = ours.iter().map(|node| {
             let (times, last) = self.config(*node, |config| {
                 (
-                    u64::from(config.num_back_off_intervals) + 2,
+                    // As many are forgiven as count, where an answer never fits.
+                    2 * u64::from(config.num_back_off_intervals) + 3,
                     config.last_back_off_interval_ms,
                 )
             });

@@ -164,10 +164,17 @@ impl Shared {
         let after = run.and_then(|run| self.stats(run));
         let closes = result.is_err();
         self.with(|sim, now| {
+            let what = match &message {
+                Some(Message::Response(ops)) => {
+                    format!(", with {}", sim.ops(ops.iter().map(|(id, _)| id)))
+                }
+                _ => String::new(),
+            };
+            let well = !closes;
             sim.line(
                 now,
                 "<-",
-                format_args!("{from}>{to} {size} bytes, well {}", !closes),
+                format_args!("{from}>{to} {size} bytes, well {well}{what}"),
             );
             let (Some(run), Some(before), Some(after)) = (run, before, after) else {
                 return;

@@ -238,8 +238,11 @@ impl Port {
         pause(wait).await;
         if let Some(run) = self.run {
             let unresponsive = unresponsive && !fails;
-            self.shared
-                .with(|sim, now| sim.looked(now, run, peer, unresponsive));
+            self.shared.with(|sim, now| {
+                let (node, responds) = (self.node, !unresponsive);
+                sim.line(now, "mo", format_args!("{node}>{peer} responds {responds}"));
+                sim.looked(now, run, peer, unresponsive);
+            });
         }
         match (fails, unresponsive) {
             (true, _) => failed(),

@@ -44,6 +44,10 @@ impl Sim {
         let size = (size + 64 + 32 * ids.len()) as u64;
         account.serving.largest = account.serving.largest.max(size);
         if after.requests_dropped > before.requests_dropped {
+            for id in ids {
+                self.no_room.insert((peer, node, id.clone()), now);
+            }
+            self.line(now, "xx", format_args!("{node} has no room for {peer}"));
             return self.coverage.hit("request dropped");
         }
         for (id, held) in ids.iter().zip(&held) {

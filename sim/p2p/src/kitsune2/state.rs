@@ -45,6 +45,9 @@ pub(crate) struct Sim {
     pub(crate) runs: Vec<Run>,
     /// Faults are over.
     pub(crate) calm: bool,
+    /// Where there was no room for a request, or for an answer to one: who asked, whom, for what, and
+    /// when that happened last.
+    pub(crate) no_room: BTreeMap<(usize, usize, Bytes), u64>,
     pub(crate) steps: u64,
 }
 
@@ -65,6 +68,7 @@ impl Sim {
             parted: BTreeSet::new(),
             runs: Vec::new(),
             calm: false,
+            no_room: BTreeMap::new(),
             steps: 0,
         }
     }
@@ -116,6 +120,12 @@ impl Sim {
             None => "?".into(),
         });
         names.collect::<Vec<_>>().join(" ")
+    }
+
+    /// Whether there was no room since then for a request for this op, or for its answer.
+    pub(crate) fn lacked_room(&self, since: u64, who: usize, whom: usize, id: &Bytes) -> bool {
+        let at = self.no_room.get(&(who, whom, id.clone()));
+        at.is_some_and(|at| *at >= since)
     }
 
     /// Peers that answer honestly, this one excepted, and hold this op.

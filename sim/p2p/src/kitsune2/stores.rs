@@ -49,6 +49,13 @@ impl Storing {
         self.latest.get(key).is_some_and(|came| *came >= at)
     }
 
+    /// What came just now need not be handed on.
+    pub(crate) fn excuse(&mut self, now: u64, id: &Bytes) {
+        if self.owed.get(id) == Some(&now) {
+            self.owed.remove(id);
+        }
+    }
+
     /// Nothing is held: everything that was begun is done. What is not?
     fn settle(&mut self, now: u64) -> Vec<(&'static str, Bytes)> {
         self.lately.clear();
@@ -97,10 +104,14 @@ impl Sim {
         ops: &[(Bytes, Bytes)],
         (before, after): (&FetchStats, &FetchStats),
     ) {
+        let dropped = after.responses_dropped > before.responses_dropped;
+        let node = self.runs[run].node;
+        for (id, _) in ops.iter().filter(|_| dropped) {
+            self.no_room.insert((node, peer, id.clone()), now);
+        }
         let Some(account) = self.live(Some(run)) else {
             return;
         };
-        let dropped = after.responses_dropped > before.responses_dropped;
         let size = (size + OP_OVERHEAD * ops.len()) as u64;
         account.storing.largest = account.storing.largest.max(size);
         if before.held_bytes == 0 {
@@ -125,7 +136,12 @@ impl Sim {
             account.asking.closed(peer, id);
             let sure = account.surely(now, id, peer);
             let pair = account.pairs.get(&(id.clone(), peer));
-            let offers = |pair: &Pair| pair.passed || pair.gone.is_none_or(|(at, _)| at >= now);
+            // A call under way may note it before this is taken, in this very millisecond.
+            let offers = |pair: &Pair| {
+                !pair.offering.is_empty()
+                    || pair.passed
+                    || pair.gone.is_none_or(|(at, _)| at >= now)
+            };
             let welcome = pair.is_some_and(offers);
             unsolicited |= !welcome;
             late |= pair.is_some_and(|pair| {
@@ -252,7 +268,8 @@ impl Sim {
                     .get_mut(&(id.clone(), op.op_data.clone()));
                 let came = came.map(|came| (came.from.clone(), std::mem::take(&mut came.strays)));
                 let (from, strays) = came.unwrap_or_default();
-                from.into_iter().for_each(|peer| account.asking.lied(peer));
+                from.into_iter()
+                    .for_each(|peer| account.asking.lied(now, peer));
                 // One that was pushed, or came late, is waited for no more often than one that was not.
                 for (peer, count) in strays {
                     if let Some(pair) = account.pairs.get_mut(&(id.clone(), peer)) {
@@ -295,7 +312,9 @@ impl Sim {
         {
             account.tell_of(now, peer);
         }
-        account.asking.did_well(peer);
+        let pair = account.pairs.get(&(id.clone(), peer));
+        let began = pair.and_then(|pair| pair.began);
+        account.asking.did_well(peer, began);
         account.arrived(now, id);
         account.asking.arrived(id);
         if !expected || !by_peer {

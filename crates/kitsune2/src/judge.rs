@@ -1,29 +1,42 @@
-//! Answers: whose they are, what the op store says of them, and what follows.
+//! What the op store says of answers, and what follows.
 //!
 //! The op store is the judge. An op that it has taken is the datum, and nobody is asked for it any
 //! more; one that it leaves out was wrong, and is asked of another; a store that fails says nothing
 //! of the op, which stays wanted.
 
 use crate::{
-    book::Asked,
     inbox::{Hold, OP_OVERHEAD},
-    machine::{AttemptId, End, FetchId, Input, JudgementId, Time, Verdict},
+    machine::{AttemptId, FetchId, Input, JudgementId, Time, Verdict},
+    select::Asked,
     state::State,
 };
 use bytes::Bytes;
 use kitsune2_api::{Op, OpId, Url};
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 /// Bytes of ops in one call to the op store, unless a single op has more.
 const CALL_BYTES_MAX: usize = 4 << 20;
 
+/// Ops of one peer in a row, in one call to the op store.
+const TURN: usize = 64;
+/// While the op store fails, there is a request after so long, then after twice as long each time, and at
+/// most so long.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LAST_PAUSE: Duration = Duration::from_secs(30);
+/// A failure so long ago says nothing any more.
+const STALE: Duration = Duration::from_secs(60);
+
 /// An op that came, and that the engine has yet to ask a judgement of.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    fetch: FetchId,
-    url: Url,
-    op: Op,
-    hold: Arc<Hold>,
+    pub(crate) fetch: FetchId,
+    pub(crate) url: Url,
+    pub(crate) op: Op,
+    pub(crate) hold: Arc<Hold>,
 }
 
 /// An op to be stored.
@@ -42,7 +55,7 @@ pub(crate) struct Item {
 
 /// What is to be done when an op is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ticket {
+pub(crate) enum Ticket {
     /// The engine asked.
     Judge(JudgementId),
     /// It is wanted, but was not in flight: it came late, or unasked from a peer that offers it.
@@ -62,135 +75,128 @@ pub(crate) enum Fate {
     Failed,
 }
 
-impl State {
-    /// Ops came from a peer.
-    pub(crate) fn response(&mut self, now: Time, url: &Url, ops: Vec<Op>, hold: &Arc<Hold>) {
-        let peer = self.book.peer_at(url);
-        let (mut count, mut bytes, mut late) = (0, 0, false);
-        let mut unsolicited = HashSet::new();
-        for op in ops {
-            let found = self.book.find(&op.op_id).zip(peer);
-            let want = found.and_then(|(found, peer)| self.book.between(found, peer));
-            let Some((want, peer)) = want.zip(peer) else {
-                match unsolicited.insert(op.op_id.clone()) {
-                    true => self.unsolicited(url, op, hold),
-                    false => self.stats.repeated += 1,
-                }
-                continue;
-            };
-            let len = op.data.len() as u64;
-            let w = self.book.want_mut(want).expect("found just now");
-            let asked = std::mem::replace(&mut w.asked, Asked::Answered);
-            let was_asked_for = w.since.is_some();
-            let key = {
-                let op = w.op;
-                self.book.name_of_op(op)
-            };
-            match asked {
-                Asked::In(attempt, batch) => {
-                    let b = &mut self.batches[batch as usize];
-                    b.answered = Some(now);
-                    let sent = b.sent().min(now);
-                    self.close_one(batch);
-                    let p = self.book.peer_mut(peer);
-                    p.front = p.front.max(sent);
-                    count += 1;
-                    bytes += len;
-                    self.answered(now, attempt, key, url, op, hold);
-                }
-                // About to be asked for again, or for the first time: it need not be.
-                Asked::Soon(attempt) => {
-                    if was_asked_for {
-                        self.stats.late += 1;
-                        late = true;
-                        count += 1;
-                        bytes += len;
-                    }
-                    self.answered(now, attempt, key, url, op, hold);
-                }
-                Asked::No => {
-                    if was_asked_for {
-                        self.stats.late += 1;
-                        late = true;
-                        count += 1;
-                        bytes += len;
-                    }
-                    self.store(url, op, Some(peer), Ticket::Late, hold);
-                }
-                Asked::Answered => self.stats.repeated += 1,
-            }
-        }
-        if let Some(peer) = peer.filter(|_| count > 0) {
-            let config = self.config.clone();
-            let p = self.book.peer_mut(peer);
-            p.heard = Some(now);
-            p.silent = false;
-            p.pace.answered(count, bytes, &config);
-            if late {
-                p.pace.late();
-            }
-            self.rewindow(now, peer);
-        }
-        self.drive(now);
+/// What waits for the op store: a line for each peer that sent something, so that none has to wait for
+/// all that another sends.
+#[derive(Debug, Default)]
+pub(crate) struct Lines {
+    by_peer: HashMap<Url, VecDeque<Item>>,
+    /// Peers that wait for their turn.
+    turns: VecDeque<Url>,
+    len: usize,
+}
+
+impl Lines {
+    pub(crate) const fn len(&self) -> usize {
+        self.len
     }
 
-    /// What an attempt was for has come.
-    fn answered(
+    fn push(&mut self, item: Item) {
+        self.len += 1;
+        if let Some(line) = self.by_peer.get_mut(&item.url) {
+            return line.push_back(item);
+        }
+        self.turns.push_back(item.url.clone());
+        let line = VecDeque::from([item]);
+        self.by_peer.insert(line[0].url.clone(), line);
+    }
+
+    /// What goes into one call: a few of each peer in turn, each op once.
+    fn call(&mut self, ops_max: usize) -> Option<Vec<Item>> {
+        let (mut ids, mut items, mut bytes) = (HashSet::new(), Vec::new(), 0);
+        while let Some(url) = self.turns.pop_front() {
+            let line = self
+                .by_peer
+                .get_mut(&url)
+                .expect("who has a turn has a line");
+            let most = ops_max.min(items.len() + TURN);
+            let before = items.len();
+            while items.len() < most
+                && let Some(next) = line.front()
+                && (items.is_empty() || bytes + next.data.len() <= CALL_BYTES_MAX)
+                && ids.insert(next.id.clone())
+            {
+                bytes += next.data.len();
+                items.extend(line.pop_front());
+            }
+            if line.is_empty() {
+                self.by_peer.remove(&url);
+            } else {
+                self.turns.push_back(url);
+            }
+            // Full, or the next in turn is not for this call.
+            if items.len() == ops_max || items.len() == before {
+                break;
+            }
+        }
+        self.len -= items.len();
+        (!items.is_empty()).then_some(items)
+    }
+}
+
+/// Whether the op store fails on all that it is given. One call that does may be an op's own fault, two
+/// in a row hardly: then nothing is asked for, but for a request now and then, to see whether it is over.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Failing {
+    /// Calls that failed in a row; those of one pause count as one.
+    count: u32,
+    /// When it failed last.
+    last: Time,
+    /// Nothing is asked for before this.
+    pub(crate) until: Option<Time>,
+    /// Something was asked for since that was set.
+    probed: bool,
+}
+
+impl Failing {
+    /// A call to the op store has ended.
+    fn ended(&mut self, now: Time, fates: &[Fate], asked_for: bool) {
+        if fates.iter().any(|fate| *fate != Fate::Failed) {
+            return *self = Self::default();
+        }
+        if !asked_for {
+            return;
+        }
+        self.last = now;
+        if self.count < 2 || std::mem::take(&mut self.probed) {
+            self.count = self.count.saturating_add(1);
+            let doublings = self.count.checked_sub(2);
+            let pause = doublings.map(|n| FIRST_PAUSE.saturating_mul(1 << n.min(16)));
+            self.until = pause.map(|pause| now.after(pause.min(LAST_PAUSE)));
+        }
+    }
+
+    /// Something is asked for. Who is asked may not answer, so there is another soon.
+    pub(crate) fn asked(&mut self, now: Time) {
+        if self.count >= 2 {
+            self.until = Some(now.after(FIRST_PAUSE));
+            self.probed = true;
+        }
+    }
+
+    /// Time has passed.
+    pub(crate) fn time(&mut self, now: Time) {
+        if self.until.is_some_and(|until| until <= now) {
+            self.until = None;
+        }
+        if self.count > 0 && self.last.after(STALE) <= now {
+            *self = Self::default();
+        }
+    }
+}
+
+impl State {
+    pub(crate) fn store(
         &mut self,
-        now: Time,
-        attempt: AttemptId,
-        key: u64,
         url: &Url,
         op: Op,
+        peer: Option<u32>,
+        ticket: Ticket,
         hold: &Arc<Hold>,
     ) {
-        self.attempts.remove(&attempt);
-        let upto = op.data.len() as u64;
-        if let Some(fetch) = self.machine.find(&key) {
-            let answer = Answer {
-                fetch,
-                url: url.clone(),
-                op,
-                hold: hold.clone(),
-            };
-            self.answers.insert(attempt, answer);
-        }
-        let end = End::Complete { upto };
-        self.input(now, Input::Ended { attempt, end });
-    }
-
-    /// Tells the engine of a peer's window, where it has changed by a quarter.
-    fn rewindow(&mut self, now: Time, peer: u32) {
-        let window = self.book.peer(peer).pace.window(&self.config);
-        let p = self.book.peer_mut(peer);
-        let most = window == self.config.max_ops_in_flight_per_peer;
-        if window.abs_diff(p.window) > p.window / 4 || most && window != p.window {
-            p.window = window;
-            self.limit(now, peer);
-        }
-    }
-
-    fn unsolicited(&mut self, url: &Url, op: Op, hold: &Arc<Hold>) {
-        if !self.config.accept_unsolicited {
-            self.stats.unsolicited_refused += 1;
-            return;
-        }
-        let cost = cost(&op.op_id, &op.data);
-        let most = u64::from(self.config.max_incoming_bytes / 4);
-        if self.unsolicited_bytes > 0 && self.unsolicited_bytes + cost > most {
-            self.stats.unsolicited_dropped += 1;
-            return;
-        }
-        self.stats.unsolicited += 1;
-        self.unsolicited_bytes += cost;
-        self.store(url, op, None, Ticket::Unsolicited, hold);
-    }
-
-    fn store(&mut self, url: &Url, op: Op, peer: Option<u32>, ticket: Ticket, hold: &Arc<Hold>) {
         let found = self.book.find(&op.op_id);
         let peer = peer.or_else(|| self.book.peer_at(url));
         let metadata = found.and_then(|found| self.book.metadata(found, peer));
-        self.to_store.push_back(Item {
+        self.to_store.push(Item {
             id: op.op_id,
             data: op.data,
             metadata,
@@ -236,23 +242,15 @@ impl State {
 
     /// The next ops to be stored in one call, each once. To be followed by [`State::stored`].
     pub(crate) fn next_store_call(&mut self) -> Option<Vec<Item>> {
-        let first = self.to_store.pop_front()?;
-        let mut bytes = first.data.len();
-        let mut ids = HashSet::from([first.id.clone()]);
-        let mut items = vec![first];
-        while items.len() < self.config.max_ops_per_store_call as usize
-            && let Some(next) = self.to_store.front()
-            && bytes + next.data.len() <= CALL_BYTES_MAX
-            && ids.insert(next.id.clone())
-        {
-            bytes += next.data.len();
-            items.extend(self.to_store.pop_front());
-        }
-        Some(items)
+        self.to_store
+            .call(self.config.max_ops_per_store_call as usize)
     }
 
     /// What became of the items of a call; and what the store says it has beside them.
     pub(crate) fn stored(&mut self, now: Time, items: Vec<Item>, fates: &[Fate], beside: &[OpId]) {
+        // What anybody may push says nothing against the store.
+        let asked_for = items.iter().any(|item| item.ticket != Ticket::Unsolicited);
+        self.failing.ended(now, fates, asked_for);
         for (item, fate) in items.into_iter().zip(fates) {
             if item.ticket == Ticket::Unsolicited {
                 self.unsolicited_bytes -= cost(&item.id, &item.data);
@@ -311,6 +309,6 @@ impl State {
 }
 
 /// What an op takes that is held.
-fn cost(id: &Bytes, data: &Bytes) -> u64 {
+pub(crate) fn cost(id: &Bytes, data: &Bytes) -> u64 {
     (id.len() + data.len() + OP_OVERHEAD) as u64
 }

@@ -5,8 +5,8 @@
 
 use crate::{
     config::GannetFetchConfig,
+    key::OpKey,
     machine::{AttemptId, SourceId, Time},
-    op::OpKey,
     pace::Pace,
 };
 use bytes::Bytes;
@@ -85,6 +85,8 @@ pub(crate) struct Wanted {
     pub(crate) last: Option<Time>,
     /// A connection that ended has cost it an answer, and it was asked for again at once: not twice.
     pub(crate) forgiven: bool,
+    /// Requests whose answer may have been lost in our own memory, and that did not count.
+    pub(crate) spared: u8,
     pub(crate) asked: Asked,
 }
 
@@ -363,6 +365,7 @@ impl Book {
             since: None,
             last: None,
             forgiven: false,
+            spared: 0,
             asked: Asked::No,
         }) as u32;
         self.ops[op as usize].first = want;

@@ -1,12 +1,12 @@
 //! The module's task: feeds the state what happens, and does what it says.
 
 use crate::{
-    answers::{Fate, Item},
-    ask::Request,
     guard::guarded,
     inbox::Event,
+    judge::{Fate, Item},
     machine::Time,
     shared::Shared,
+    transport::{Request, Sent},
 };
 use bytes::Bytes;
 use kitsune2_api::{
@@ -35,7 +35,7 @@ pub(crate) struct Runner {
 
 /// Something that was done outside.
 enum Done {
-    Sent(Request, bool),
+    Sent(Request, Sent),
     Stored(Vec<Item>, Stored),
     /// There is no transport any more.
     Gone,
@@ -72,7 +72,7 @@ impl Runner {
                 let now = shared.now();
                 let mut state = shared.state();
                 match done.take() {
-                    Some(Done::Sent(request, out)) => state.sent(now, &request, out),
+                    Some(Done::Sent(request, sent)) => state.sent(now, &request, sent),
                     Some(Done::Stored(items, Stored { fates, beside })) => {
                         storing -= 1;
                         state.stored(now, items, &fates, &beside);
@@ -89,7 +89,7 @@ impl Runner {
                 }
                 // What came before that was taken.
                 state.time(now, left.unwrap_or(now).min(now));
-                while let Some(request) = state.next_request() {
+                while let Some(request) = state.next_request(now) {
                     work.spawn(self.clone().send(request));
                 }
                 while storing < self.store_concurrency
@@ -140,7 +140,7 @@ impl Runner {
             Ok(Ok(None)) => {}
             Ok(Ok(Some(_))) => {
                 tracing::debug!(%url, "the peer is unresponsive: nothing is asked of it");
-                return Done::Sent(request, false);
+                return Done::Sent(request, Sent::Failed);
             }
             Ok(Err(err)) => {
                 tracing::warn!(%url, "could not look up whether the peer responds: {err}");
@@ -157,10 +157,18 @@ impl Runner {
             request.encode(),
         )
         .await;
-        if let Err(err) = &sent {
-            tracing::warn!(%url, "could not send a fetch request, nothing more is wanted of the peer: {err}");
-        }
-        Done::Sent(request, sent.is_ok())
+        let sent = match sent {
+            Ok(()) => Sent::Out,
+            Err(K2Error::NoLocalAgentsDuringPreflight) => {
+                tracing::debug!(%url, "there is no local agent yet: asking is put off");
+                Sent::NotYet
+            }
+            Err(err) => {
+                tracing::warn!(%url, "could not send a fetch request, nothing more is wanted of the peer: {err}");
+                Sent::Failed
+            }
+        };
+        Done::Sent(request, sent)
     }
 
     async fn store(self, items: Vec<Item>) -> Done {
