@@ -25,7 +25,7 @@ mod words;
 pub use desk::{Ask, Desk, Have, Reply, Role};
 pub use errand::{Ended, Errand, Step};
 pub use member::Member;
-pub use pace::{Beats, Pace};
+pub use pace::{Beats, Pace, Passed};
 pub use spread::{Answer, Spread, SpreadConfig};
 pub use view::{Change, Through, View};
 pub use words::Words;

@@ -9,7 +9,9 @@
 //! cost its readers more than that. A beat says that somebody waits for no other member and is at work
 //! for the datum. So only those originate beats who fill it themselves, from the time they were asked,
 //! in a queue or not; who receives it passes on what it hears and adds nothing. Where two wait for each
-//! other, in the trees of two coordinators, neither hears a beat, and both go back.
+//! other, in the trees of two coordinators, neither hears a beat, and both go back. Should one that comes
+//! from elsewhere get into such a circle, it would go around for ever, and branch: so each knows how
+//! often it was passed on, and none is passed on that follows another closely ([`Passed`]).
 
 use std::time::Duration;
 
@@ -72,6 +74,28 @@ impl Beats {
     }
 }
 
+/// How often a beat is passed on at most: more than any tree is deep, but for one of a single branch.
+const HOPS_MAX: u8 = 32;
+
+/// Which beats one passes on that receives a datum.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Passed {
+    last: Option<Duration>,
+}
+
+impl Passed {
+    /// A beat was heard that has been passed on so often: what to pass on, if anything. Times are as in
+    /// [`Spread::ask`](crate::Spread::ask).
+    pub fn on(&mut self, now: Duration, hops: u8, pace: Pace) -> Option<u8> {
+        let soon = |last: Duration| now < last.saturating_add(pace.beat() / 2);
+        if hops >= HOPS_MAX || self.last.is_some_and(soon) {
+            return None;
+        }
+        self.last = Some(now);
+        Some(hops + 1)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,5 +116,24 @@ mod tests {
         assert_eq!(beats.due(), at(100));
         beats.sent(at(70));
         assert_eq!(beats.due(), at(170));
+    }
+
+    #[test]
+    fn a_beat_does_not_go_around_for_ever() {
+        let at = Duration::from_millis;
+        let pace = Pace::new(at(400));
+        let (mut one, mut other) = (Passed::default(), Passed::default());
+        let (mut now, mut hops, mut passes) = (at(0), 0, 0);
+        while let Some(next) = one.on(now, hops, pace) {
+            let Some(next) = other.on(now, next, pace) else {
+                break;
+            };
+            (hops, now, passes) = (next, now + at(60), passes + 1);
+        }
+        assert_eq!((hops, passes), (HOPS_MAX, u32::from(HOPS_MAX) / 2));
+        let mut passed = Passed::default();
+        assert_eq!(passed.on(at(0), 0, pace), Some(1));
+        assert_eq!(passed.on(at(49), 0, pace), None);
+        assert_eq!(passed.on(at(50), 3, pace), Some(4));
     }
 }

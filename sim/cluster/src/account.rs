@@ -4,10 +4,11 @@
 //! - **right**: whoever is given the datum is given the right bytes, whole; each client has one outcome.
 //! - **words**: an error is only what the origin has said (not there, changed), or, where the origin
 //!   failed during the want, that it did. As long as the origin is well no client sees an error, whatever
-//!   befalls members and links, but for those whose own member is gone.
+//!   befalls members and links, but for those whose own member is gone, or stood still meanwhile: the time
+//!   of its fetches may be over when it goes on.
 //! - **asks**: who may ask the origin for a chunk. Without faults: its coordinator. With one lost member:
-//!   its coordinator; if that is the one lost, the runner-up too; the lost one itself where it was cut
-//!   off; and the runner-up where the lost one stood still, for its own hedges are due when it goes on.
+//!   its coordinator; if that is the one lost, the runner-up too; the runner-up also where one was cut
+//!   off or stood still, whose own hedges bring it there; and itself, where it was cut off.
 //!   Where the origin fails, or says something for good: its coordinator alone, unless that could not
 //!   bring it.
 //! - **once**: each byte of a chunk is read from the origin once, plus once for
@@ -23,8 +24,10 @@
 //! - **spread**: without faults nobody sends a chunk to more than its bound, in the time in which it is
 //!   counted on to have it.
 //! - **begins**: a relay begins no fetch.
+//! - **waits**: who serves as coordinator, stand-in or holder waits for no other member.
 //! - **stall**: where one member is lost, or lists are wrong, no client of another member waits longer
-//!   than the hedge and a second for the next byte.
+//!   than the hedge and a second for the next byte; or than the hedge and what the origin takes for a
+//!   chunk, where that is more: who stands in reads it from its beginning.
 //! - **live**: when faults have ended all are answered, those who want something new at once, and what is
 //!   new is read once, by one member.
 //! - **held**: at the end nothing is held.
@@ -32,11 +35,11 @@
 use crate::{
     member::Settings,
     sim::{LAST_CHUNKS, SETTLE},
-    time::SEC,
+    time::{MS, SEC},
     wire::{Note, Told},
     world::{Fault, Key, Theme},
 };
-use gannet_cluster::{Member as Name, View, Words};
+use gannet_cluster::{Member as Name, Role, View, Words};
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
@@ -118,7 +121,10 @@ impl Account {
 
     /// A client leaves; whether it was still there.
     pub fn left(&mut self, client: u64) -> bool {
-        let waits = self.clients.get(&client).is_some_and(|client| client.over.is_none());
+        let waits = self
+            .clients
+            .get(&client)
+            .is_some_and(|client| client.over.is_none());
         if waits {
             self.clients.remove(&client);
         }
@@ -139,7 +145,7 @@ impl Account {
         let Some(of) = self.clients.get_mut(&client) else {
             return;
         };
-        let (key, since) = (of.key, of.since);
+        let (key, since, member) = (of.key, of.since, of.member);
         if of.over.is_some() {
             return self.broken(format!("right: client {client} has two outcomes"));
         }
@@ -152,7 +158,9 @@ impl Account {
                 let right = bytes.len() as u64 == world.len(key.chunk)
                     && (0..).zip(bytes).all(|(at, byte)| *byte == key.byte(at));
                 if !right {
-                    self.broken(format!("right: client {client} is given wrong bytes of {key:?}"));
+                    self.broken(format!(
+                        "right: client {client} is given wrong bytes of {key:?}"
+                    ));
                 }
             }
             Told::Failed(words) => {
@@ -160,14 +168,21 @@ impl Account {
                     let origin = matches!(episode.fault, Fault::Origin { .. });
                     origin && episode.from <= now && episode.until + 6 * SEC >= since
                 });
+                let stood_still = world.episodes.iter().any(|episode| {
+                    let own = episode.fault == Fault::Freeze { member };
+                    own && episode.from <= now && episode.until >= since
+                });
                 let said = match words {
                     Words::Missing => world.is_missing(key.chunk),
                     Words::Changed => world.version(key.chunk, now) != key.version,
                     Words::Denied => false,
-                    Words::SlowDown | Words::Failed => sick,
+                    Words::SlowDown => sick,
+                    Words::Failed => sick || stood_still,
                 };
                 if !said {
-                    self.broken(format!("words: client {client} is told {words:?} of {key:?}"));
+                    self.broken(format!(
+                        "words: client {client} is told {words:?} of {key:?}"
+                    ));
                 }
             }
         }
@@ -192,6 +207,12 @@ impl Account {
         match note {
             Note::Mark(mark) => *self.marks.entry(mark).or_default() += 1,
             Note::Serves(key, _) => self.serves.entry((member, key)).or_default().push(now),
+            Note::ServesReceived(_, Role::Relay) => {}
+            Note::ServesReceived(key, role) => {
+                self.broken(format!(
+                    "waits: member {member} serves {key:?} as {role:?} and waits for another"
+                ));
+            }
             Note::Begins(key) => {
                 self.broken(format!("begins: member {member} begins {key:?} as a relay"));
             }
@@ -227,7 +248,10 @@ impl Account {
     /// Coordinator and runner-up, as all see who see all.
     fn two(&self, key: Key) -> (usize, Option<usize>) {
         let (first, second) = self.view.ranked(key.placement());
-        (self.settings.number(first), second.map(|second| self.settings.number(second)))
+        (
+            self.settings.number(first),
+            second.map(|second| self.settings.number(second)),
+        )
     }
 
     /// The run is over.
@@ -257,19 +281,32 @@ impl Account {
         let mut longest = 0;
         for (id, client) in &self.clients {
             let Some((over, good)) = client.over else {
-                found.push(format!("live: client {id} waits at {} for {:?} at the end ({now})", client.member, client.key));
+                found.push(format!(
+                    "live: client {id} waits at {} for {:?} at the end ({now})",
+                    client.member, client.key
+                ));
                 continue;
             };
             let is_last = client.since >= last;
             if is_last && (!good || over > client.since + prompt) {
-                found.push(format!("live: client {id} waits {} for something new", over - client.since));
+                found.push(format!(
+                    "live: client {id} waits {} for something new",
+                    over - client.since
+                ));
             } else if !is_last && over > live {
-                found.push(format!("live: client {id} waits until {over} for {:?}, and faults ended at {}", client.key, world.heals));
+                found.push(format!(
+                    "live: client {id} waits until {over} for {:?}, and faults ended at {}",
+                    client.key, world.heals
+                ));
             }
+            let bound = world.hedge + SEC.max(self.origin_time() + 300 * MS);
             if measured && lost != Some(client.member) {
                 longest = longest.max(client.stall);
-                if client.stall > world.hedge + SEC {
-                    found.push(format!("stall: client {id} at {} waits {} for a byte of {:?}", client.member, client.stall, client.key));
+                if client.stall > bound {
+                    found.push(format!(
+                        "stall: client {id} at {} waits {} for a byte of {:?}",
+                        client.member, client.stall, client.key
+                    ));
                 }
             }
         }
@@ -294,9 +331,7 @@ impl Account {
                         Fault::Freeze { .. } => may.extend(second),
                         Fault::CutOff { member } => {
                             may.insert(member);
-                            if member == first {
-                                may.extend(second);
-                            }
+                            may.extend(second);
                         }
                         _ => {}
                     }
@@ -311,14 +346,24 @@ impl Account {
             }
             Theme::Views | Theme::Links | Theme::Members | Theme::Storm => return,
         }
-        let others: BTreeSet<usize> = asks.iter().map(|(_, member, _)| *member).filter(|m| !may.contains(m)).collect();
+        let others: BTreeSet<usize> = asks
+            .iter()
+            .map(|(_, member, _)| *member)
+            .filter(|m| !may.contains(m))
+            .collect();
         if !others.is_empty() {
-            self.broken(format!("asks: {others:?} ask the origin for {key:?}, which is for {may:?}"));
+            self.broken(format!(
+                "asks: {others:?} ask the origin for {key:?}, which is for {may:?}"
+            ));
         }
     }
 
     fn judge_reads(&mut self, key: Key) {
-        let most = self.reads.get(&key).and_then(|reads| reads.iter().max()).copied();
+        let most = self
+            .reads
+            .get(&key)
+            .and_then(|reads| reads.iter().max())
+            .copied();
         let most = u64::from(most.unwrap_or(0));
         let may = self.allowed(key);
         self.most("reads of a byte", most);
@@ -326,7 +371,9 @@ impl Account {
             *self.marks.entry("read again").or_default() += 1;
         }
         if most > may {
-            self.broken(format!("once: a byte of {key:?} was read {most} times, and may be {may} times"));
+            self.broken(format!(
+                "once: a byte of {key:?} was read {most} times, and may be {may} times"
+            ));
         }
     }
 
@@ -381,9 +428,14 @@ impl Account {
         let bound = world.sends_max as usize;
         let mut found = Vec::new();
         for ((member, key), times) in &self.serves {
-            let within = times.windows(bound + 1).filter(|w| w[bound] - w[0] < 2 * SEC).count();
+            let within = times
+                .windows(bound + 1)
+                .filter(|w| w[bound] - w[0] < 2 * SEC)
+                .count();
             if within > 0 {
-                found.push(format!("spread: member {member} sends {key:?} more than {bound} times"));
+                found.push(format!(
+                    "spread: member {member} sends {key:?} more than {bound} times"
+                ));
             }
         }
         self.violations.extend(found);

@@ -8,7 +8,7 @@ use crate::{
     wire::{Effect, Frame, Message, Said, Stream},
     world::Key,
 };
-use gannet_cluster::{Beats, Ended, Errand, Reply, Role, Step, Through, Words};
+use gannet_cluster::{Beats, Ended, Errand, Passed, Reply, Role, Step, Through, Words};
 use gannet_engine::{AttemptId, End, Fault, FetchId, Input, Output, SourceId, Stage, Verdict};
 
 /// All versions of a chunk are keys of their own, so that what a source has is always of one identity.
@@ -36,6 +36,7 @@ impl Member {
                     bytes: Vec::new(),
                     said: None,
                     roles: Vec::new(),
+                    passed: Passed::default(),
                 };
                 self.fetcher(which).bodies.insert(fetch, body);
             }
@@ -60,7 +61,8 @@ impl Member {
             }
             Output::Judge { judgement, .. } => {
                 let verdict = Verdict::Valid;
-                self.fetcher(which).feed(now, Input::Judged { judgement, verdict });
+                self.fetcher(which)
+                    .feed(now, Input::Judged { judgement, verdict });
             }
             Output::Commit { fetch } => {
                 if let Some(body) = self.fetcher(which).bodies.get(&fetch) {
@@ -68,7 +70,8 @@ impl Member {
                     self.keep(now, which, key, bytes);
                 }
                 let result = Ok(());
-                self.fetcher(which).feed(now, Input::Committed { fetch, result });
+                self.fetcher(which)
+                    .feed(now, Input::Committed { fetch, result });
             }
             Output::Discard { fetch, .. } => self.discard(now, which, fetch),
             Output::Finish {
@@ -111,7 +114,8 @@ impl Member {
         if let Some(body) = self.fetcher(which).bodies.get_mut(&fetch) {
             body.roles = roles;
         }
-        self.fetcher(which).feed(now, Input::Candidates { fetch, ranked });
+        self.fetcher(which)
+            .feed(now, Input::Candidates { fetch, ranked });
     }
 
     fn start(
@@ -140,7 +144,9 @@ impl Member {
         if stage == Stage::First
             && let Some(bytes) = self.held(now, &key)
         {
-            self.fetcher(which).ways.insert(attempt, (fetch, Way::Origin { at: from }));
+            self.fetcher(which)
+                .ways
+                .insert(attempt, (fetch, Way::Origin { at: from }));
             self.opens(now, which, attempt, bytes.len() as u64);
             let piece = &bytes[usize::try_from(from).expect("small")..];
             self.brings(now, which, attempt, from, piece);
@@ -165,18 +171,24 @@ impl Member {
                     heard: now,
                     gained: false,
                 };
-                self.fetcher(which).ways.insert(attempt, (fetch, Way::Trip(trip)));
+                self.fetcher(which)
+                    .ways
+                    .insert(attempt, (fetch, Way::Trip(trip)));
                 self.step(now, which, attempt, step);
             }
             None if which == Which::Peer => {
                 self.mark("own home");
                 let waiter = self.join(now, Which::Home, key, Sink::Attempt(attempt), from);
                 let beats = Beats::new(span(now), self.settings.pace);
-                self.peer.ways.insert(attempt, (fetch, Way::Home(waiter, beats)));
+                self.peer
+                    .ways
+                    .insert(attempt, (fetch, Way::Home(waiter, beats)));
                 self.read_on(now, Which::Home, waiter);
             }
             None => {
-                self.home.ways.insert(attempt, (fetch, Way::Origin { at: from }));
+                self.home
+                    .ways
+                    .insert(attempt, (fetch, Way::Origin { at: from }));
                 self.effects.push(Effect::Get {
                     attempt: attempt.0,
                     key,
@@ -223,7 +235,8 @@ impl Member {
                 Sink::Client(_) => reader.at = 0,
                 Sink::Stream(stream) => {
                     self.serving.remove(&stream);
-                    self.effects.push(Effect::Send(stream.asker, stream, Message::Reset));
+                    self.effects
+                        .push(Effect::Send(stream.asker, stream, Message::Reset));
                     self.release(now, which, waiter);
                 }
                 Sink::Attempt(attempt) => {
@@ -288,8 +301,8 @@ impl Member {
                 if self.is_planted("failed-relays-never-named") {
                     ask.failed.clear();
                 }
-                if ask.role == Role::Coordinator && self.is_planted("asks-as-stand-in") {
-                    ask.role = Role::StandIn;
+                if ask.role == Role::StandIn && self.is_planted("stand-in-asked-as-coordinator") {
+                    ask.role = Role::Coordinator;
                 }
                 let to = self.settings.number(&member);
                 let Some((fetch, trip)) = self.trip(which, attempt) else {
@@ -339,7 +352,8 @@ impl Member {
         let Some((which, attempt)) = self.asked.get(&stream).copied() else {
             // Of an earlier life, or of a trip that is over.
             if !matches!(frame, Frame::End | Frame::Fail(_) | Frame::Not(_)) {
-                self.effects.push(Effect::Send(from, stream, Message::Cancel));
+                self.effects
+                    .push(Effect::Send(from, stream, Message::Cancel));
             }
             return;
         };
@@ -351,13 +365,15 @@ impl Member {
         trip.heard = now;
         if !in_order && !self.is_planted("order-of-frames-not-checked") {
             self.mark("frames out of order");
-            self.effects.push(Effect::Send(from, stream, Message::Cancel));
+            self.effects
+                .push(Effect::Send(from, stream, Message::Cancel));
             return self.broken(now, stream);
         }
         match frame {
             Frame::Spoilt => {
                 self.mark("spoilt frame");
-                self.effects.push(Effect::Send(from, stream, Message::Cancel));
+                self.effects
+                    .push(Effect::Send(from, stream, Message::Cancel));
                 self.broken(now, stream);
             }
             Frame::Not(reply) => {
@@ -377,7 +393,8 @@ impl Member {
                     return;
                 };
                 if at != trip.at && !self.is_planted("order-of-frames-not-checked") {
-                    self.effects.push(Effect::Send(from, stream, Message::Cancel));
+                    self.effects
+                        .push(Effect::Send(from, stream, Message::Cancel));
                     return self.broken(now, stream);
                 }
                 let Some((_, trip)) = self.trip(which, attempt) else {
@@ -388,13 +405,13 @@ impl Member {
                 let at = trip.at - bytes.len() as u64;
                 self.brings(now, which, attempt, at, &bytes);
             }
-            Frame::Beat => {
+            Frame::Beat(hops) => {
                 self.answered(now, which, attempt, Reply::Serve);
                 if !self.is_planted("beats-not-heard") {
                     self.fetcher(which).feed(now, Input::Heartbeat { attempt });
                 }
                 if which == Which::Peer {
-                    self.pass_beat_on(now, fetch);
+                    self.pass_beat_on(now, fetch, hops);
                 }
             }
             Frame::End => {
@@ -465,7 +482,11 @@ impl Member {
                     continue;
                 };
                 let (stream, at) = (trip.stream.take(), trip.errand.at().clone());
-                self.mark(if which == Which::Peer { "silent relay" } else { "silent holder" });
+                self.mark(if which == Which::Peer {
+                    "silent relay"
+                } else {
+                    "silent holder"
+                });
                 if let Some(stream) = stream
                     && self.asked.remove(&stream).is_some()
                 {

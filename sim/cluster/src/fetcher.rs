@@ -1,12 +1,7 @@
 //! One of a member's two fetchers: an engine, and what its driver holds for it.
 
-use crate::{
-    time::time,
-    trip::Trip,
-    wire::Stream,
-    world::Key,
-};
-use gannet_cluster::{Beats, Role, Words};
+use crate::{time::time, trip::Trip, wire::Stream, world::Key};
+use gannet_cluster::{Beats, Passed, Role, Words};
 use gannet_engine::{AttemptId, Engine, FetchId, Input, Output, SourceId, WaiterId};
 use std::collections::BTreeMap;
 
@@ -43,6 +38,8 @@ pub struct Body {
     pub said: Option<Words>,
     /// As what each member is asked that was ranked.
     pub roles: Vec<(SourceId, Role)>,
+    /// Beats that were passed on to its readers.
+    pub passed: Passed,
 }
 
 /// How an attempt goes.
@@ -111,7 +108,10 @@ impl Fetcher {
 
     /// The readers of a fetch.
     pub fn readers_of(&self, fetch: FetchId) -> Vec<WaiterId> {
-        let of = self.readers.iter().filter(|(_, reader)| reader.fetch == fetch);
+        let of = self
+            .readers
+            .iter()
+            .filter(|(_, reader)| reader.fetch == fetch);
         of.map(|(waiter, _)| *waiter).collect()
     }
 

@@ -48,28 +48,30 @@ pub struct Settings {
     pub world: World,
     /// The bug that is planted.
     pub bug: Option<&'static str>,
-    plan: Arc<Plan>,
+    peer_plan: Arc<Plan>,
+    home_plan: Arc<Plan>,
 }
 
 impl Settings {
     /// For the members of this world.
     pub fn new(world: World, bug: Option<&'static str>) -> Self {
         let hedge = span(world.hedge);
+        let retry = |total| Retry::Budget {
+            tries: 3,
+            total,
+            backoff: Backoff {
+                base: Duration::from_millis(100),
+                growth_permille: 2000,
+                cap: Duration::from_secs(2),
+                jitter_permille: 200,
+            },
+        };
         let plan = Plan {
             hedge: Some(Hedge::After(hedge)),
             first_byte_timeout: Duration::from_secs(3),
             idle_timeout: Duration::from_secs(3),
             total_timeout: Duration::from_secs(60),
-            retry: Retry::Budget {
-                tries: 3,
-                total: Duration::from_secs(5),
-                backoff: Backoff {
-                    base: Duration::from_millis(100),
-                    growth_permille: 2000,
-                    cap: Duration::from_secs(2),
-                    jitter_permille: 200,
-                },
-            },
+            retry: retry(Duration::from_secs(5)),
             resume: true,
             body_bytes_max: 64,
             commit: Commit::AfterServe,
@@ -85,7 +87,13 @@ impl Settings {
             pace: Pace::new(hedge),
             world,
             bug,
-            plan: Arc::new(plan),
+            // The clock of a budget begins with the first attempt, which asks a holder; the next may have
+            // to wait for the origin.
+            home_plan: Arc::new(Plan {
+                retry: retry(Duration::from_secs(30)),
+                ..plan.clone()
+            }),
+            peer_plan: Arc::new(plan),
         }
     }
 
@@ -288,18 +296,30 @@ impl Member {
         at: u64,
     ) -> WaiterId {
         let waiter = WaiterId(self.number());
+        let plan = match which {
+            Which::Peer => &self.settings.peer_plan,
+            Which::Home => &self.settings.home_plan,
+        };
         let want = Want {
             targets: Targets::Ranked,
             priority: 100,
             owner: 0,
             deadline: None,
-            plan: Arc::clone(&self.settings.plan),
+            plan: Arc::clone(plan),
         };
         let fetcher = self.fetcher(which);
         fetcher.feed(now, Input::Want { waiter, key, want });
         let fetch = fetcher.engine.fetch_of(waiter).unwrap_or(FetchId(u64::MAX));
         let opened = false;
-        fetcher.readers.insert(waiter, Reader { fetch, at, opened, sink });
+        fetcher.readers.insert(
+            waiter,
+            Reader {
+                fetch,
+                at,
+                opened,
+                sink,
+            },
+        );
         waiter
     }
 
@@ -314,7 +334,12 @@ impl Member {
 
     /// Takes what a look at the members has brought.
     pub fn look(&mut self, now: u64, found: Option<Vec<usize>>) {
-        let names = found.map(|found| found.iter().map(|n| self.settings.names[*n].clone()).collect());
+        let names = found.map(|found| {
+            found
+                .iter()
+                .map(|n| self.settings.names[*n].clone())
+                .collect()
+        });
         let change = self.desk.looked(names);
         if change.is_empty() {
             return;
@@ -372,7 +397,10 @@ impl Member {
         for client in std::mem::take(&mut self.clients).into_keys() {
             self.effects.push(Effect::Tell(client, Told::Gone));
         }
-        let serving = self.serving.iter().map(|(stream, _)| (stream.asker, *stream));
+        let serving = self
+            .serving
+            .iter()
+            .map(|(stream, _)| (stream.asker, *stream));
         let ways = self.peer.ways.values().chain(self.home.ways.values());
         let asked = ways.filter_map(|(_, way)| match way {
             Way::Trip(trip) => Some((self.settings.number(trip.errand.at()), trip.stream?)),

@@ -50,9 +50,6 @@ impl Member {
             told.failed.clear();
         }
         let mut reply = self.desk.answer(span(now), key.placement(), &told, have);
-        if reply == Reply::NotCoordinator && self.is_planted("fills-what-it-does-not-coordinate") {
-            reply = Reply::Fill;
-        }
         if reply == Reply::NotHere && ask.role == Role::Relay && self.is_planted("relay-begins") {
             reply = Reply::Serve;
         }
@@ -73,7 +70,7 @@ impl Member {
             return;
         }
         if ask.role != Role::Holder {
-            self.note(Note::Serves(key, stream.asker));
+            self.note(Note::Serves(key, ask.role));
         }
         if let Some(bytes) = self.held(now, &key) {
             if ask.role == Role::Holder {
@@ -85,9 +82,12 @@ impl Member {
             self.serving.remove(&stream);
             return;
         }
-        let relayed = have == Have::Receiving && reply == Reply::Serve;
+        let planted = self.is_planted("receiving-served-as-coordinator");
+        let relayed = have == Have::Receiving && reply == Reply::Serve
+            || planted && self.peer.fetches(&key) && !self.home.fetches(&key);
         let which = if relayed { Which::Peer } else { Which::Home };
         if relayed {
+            self.note(Note::ServesReceived(key, ask.role));
             self.mark("relayed while receiving");
         } else if ask.role == Role::StandIn && reply == Reply::Fill {
             self.mark("stood in");
@@ -128,7 +128,8 @@ impl Member {
             beats.sent(span(now));
         }
         let message = Message::Frame(place, frame);
-        self.effects.push(Effect::Send(stream.asker, stream, message));
+        self.effects
+            .push(Effect::Send(stream.asker, stream, message));
     }
 
     fn send_bytes(&mut self, now: u64, stream: Stream, from: u64, bytes: &[u8]) {
@@ -168,7 +169,12 @@ impl Member {
             }
             Sink::Attempt(attempt) => {
                 if !opened {
-                    self.opens(now, Which::Peer, attempt, self.settings.world.len(key.chunk));
+                    self.opens(
+                        now,
+                        Which::Peer,
+                        attempt,
+                        self.settings.world.len(key.chunk),
+                    );
                 }
                 let piece = &bytes[usize::try_from(from).expect("small")..];
                 self.brings(now, Which::Peer, attempt, from, piece);
@@ -184,14 +190,25 @@ impl Member {
     }
 
     /// A beat was heard of a fetch: its readers are to hear it.
-    pub(crate) fn pass_beat_on(&mut self, now: u64, fetch: FetchId) {
+    pub(crate) fn pass_beat_on(&mut self, now: u64, fetch: FetchId, hops: u8) {
+        let (pace, for_ever) = (
+            self.settings.pace,
+            self.is_planted("beats-passed-on-for-ever"),
+        );
+        let Some(body) = self.peer.bodies.get_mut(&fetch) else {
+            return;
+        };
+        let passed = body.passed.on(span(now), hops, pace);
+        let Some(hops) = passed.or_else(|| for_ever.then_some(0)) else {
+            return;
+        };
         for waiter in self.peer.readers_of(fetch) {
             if let Some(reader) = self.peer.readers.get(&waiter)
                 && let Sink::Stream(stream) = reader.sink
                 && !self.is_planted("beats-not-passed-on")
             {
                 self.mark("beat passed on");
-                self.send(now, stream, Frame::Beat);
+                self.send(now, stream, Frame::Beat(hops));
             }
         }
     }
@@ -203,7 +220,7 @@ impl Member {
         let streams: Vec<Stream> = streams.map(|(stream, _)| *stream).collect();
         for stream in streams {
             self.mark("beat");
-            self.send(now, stream, Frame::Beat);
+            self.send(now, stream, Frame::Beat(0));
         }
         let mut own: Vec<(AttemptId, FetchId)> = Vec::new();
         for (attempt, (fetch, way)) in &mut self.peer.ways {
@@ -217,7 +234,7 @@ impl Member {
         for (attempt, fetch) in own {
             self.peer.feed(now, Input::Heartbeat { attempt });
             self.turn(now);
-            self.pass_beat_on(now, fetch);
+            self.pass_beat_on(now, fetch, 0);
         }
     }
 

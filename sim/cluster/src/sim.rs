@@ -75,8 +75,9 @@ impl Sim {
         let world = World::draw(seed);
         let settings = Arc::new(Settings::new(world, bug));
         let world = &settings.world;
-        let members: Vec<Member> =
-            (0..world.members).map(|id| Member::new(&settings, id, 0, BTreeMap::new())).collect();
+        let members: Vec<Member> = (0..world.members)
+            .map(|id| Member::new(&settings, id, 0, BTreeMap::new()))
+            .collect();
         let count = members.len();
         Self {
             now: 0,
@@ -153,7 +154,8 @@ impl Sim {
             self.members[id].close(self.now);
             self.effects(id);
             if let Some(left) = self.members[id].leftovers() {
-                self.account.broken(format!("held: member {id} still holds {left}"));
+                self.account
+                    .broken(format!("held: member {id} still holds {left}"));
             }
             self.members[id].peer.engine.check();
         }
@@ -166,7 +168,8 @@ impl Sim {
             event => Some(format!("{event:?}")),
         };
         if let Some(line) = line {
-            self.trace.line(time(self.now), "<-", format_args!("{line}"));
+            self.trace
+                .line(time(self.now), "<-", format_args!("{line}"));
         }
         let now = self.now;
         if let Some(member) = event.whose()
@@ -226,7 +229,10 @@ impl Sim {
         let key = Key {
             chunk: want.chunk,
             // What a client knows of a version may be a little old.
-            version: self.settings.world.version(want.chunk, now.saturating_sub(200 * MS)),
+            version: self
+                .settings
+                .world
+                .version(want.chunk, now.saturating_sub(200 * MS)),
         };
         if !matches!(self.runs[want.member], Run::Up) {
             return;
@@ -249,7 +255,8 @@ impl Sim {
                     effect => Some(format!("{id} {effect:?}")),
                 };
                 if let Some(line) = line {
-                    self.trace.line(time(self.now), "->", format_args!("{line}"));
+                    self.trace
+                        .line(time(self.now), "->", format_args!("{line}"));
                 }
                 match effect {
                     Effect::Send(to, stream, message) => self.send(id, to, stream, message),
@@ -340,7 +347,10 @@ impl Sim {
             let (member, life, attempt) = whose;
             sim.at(at, Event::Origin(member, life, attempt, said));
         };
-        let mut at = now + self.rng.range(world.origin_latency.0, world.origin_latency.1);
+        let mut at = now
+            + self
+                .rng
+                .range(world.origin_latency.0, world.origin_latency.1);
         let refusal = if world.is_missing(key.chunk) {
             Some(Said::Missing)
         } else if world.version(key.chunk, now) != key.version {
@@ -353,7 +363,8 @@ impl Sim {
         let faulty = matches!(refusal, Some(Said::Busy | Said::Broken));
         let (breaks, stalls) = (self.rng.permille(reset), self.rng.permille(stall));
         let cut = self.rng.range(from_byte, len);
-        self.account.asks_origin(now, whose.0, key, faulty || breaks || stalls);
+        self.account
+            .asks_origin(now, whose.0, key, faulty || breaks || stalls);
         if let Some(said) = refusal {
             return say(self, at, said);
         }
@@ -477,10 +488,13 @@ impl Sim {
     fn look_once(&mut self, member: usize) {
         let settings = Arc::clone(&self.settings);
         let world = &settings.world;
-        let wrong = self.active.iter().find_map(|n| match &world.episodes[*n].fault {
-            Fault::Wrong { member: m, sees } if *m == member => Some(sees.clone()),
-            _ => None,
-        });
+        let wrong = self
+            .active
+            .iter()
+            .find_map(|n| match &world.episodes[*n].fault {
+                Fault::Wrong { member: m, sees } if *m == member => Some(sees.clone()),
+                _ => None,
+            });
         let found = match (wrong, world.lists_follow) {
             (Some(sees), _) => sees,
             (None, None) => Some((0..world.members).collect()),

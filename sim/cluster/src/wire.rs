@@ -1,7 +1,7 @@
 //! What members say to each other, and what a member does to the world around it.
 
 use crate::world::Key;
-use gannet_cluster::{Ask, Reply, Words};
+use gannet_cluster::{Ask, Reply, Role, Words};
 
 /// One asking of one member, named by the asker: its place, its life, a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,8 +44,8 @@ pub enum Frame {
     Head(u64),
     /// Bytes from this offset.
     Data(u64, Vec<u8>),
-    /// At work.
-    Beat,
+    /// At work; how often that was passed on.
+    Beat(u8),
     /// That was all.
     End,
     /// It cannot be had.
@@ -95,8 +95,10 @@ pub enum Effect {
 /// What the account of the run is to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Note {
-    /// It takes on to serve a datum to this one: as coordinator, stand-in or relay.
-    Serves(Key, usize),
+    /// It takes on to serve a datum: as coordinator, stand-in or relay.
+    Serves(Key, Role),
+    /// It does so from what it receives from another.
+    ServesReceived(Key, Role),
     /// It serves as a relay what it does not have.
     Begins(Key),
     /// A state worth reaching.

@@ -214,7 +214,11 @@ impl World {
             hedge: ms(rng, 300, 1_000),
             link: pair(rng, 0, 10),
             frame: rng.range(1, 16),
-            origin_latency: if slow { (500 * MS, 2_500 * MS) } else { pair(rng, 5, 150) },
+            origin_latency: if slow {
+                (500 * MS, 2_500 * MS)
+            } else {
+                pair(rng, 5, 150)
+            },
             origin_pace: pair(rng, 0, if slow { 100 } else { 25 }),
             origin_piece: rng.range(1, 8),
             origin_max: rng.range32(1, 16),
@@ -232,8 +236,8 @@ impl World {
             // Whoever waits for a turn is not stalled by a member.
             (world.origin_max, world.bytes_max) = (16, 1024);
         }
-        world.draw_faults(rng);
         world.draw_wants(rng);
+        world.draw_faults(rng);
         world
     }
 
@@ -271,7 +275,16 @@ impl World {
     }
 
     fn episode(&mut self, rng: &mut Rng, fault: Fault) {
-        let from = rng.range(0, self.heals * 3 / 4);
+        // In the middle of what somebody wants, more often than not.
+        let from = if rng.permille(600) {
+            let want = rng.pick(&self.wants).at;
+            let off = rng.range(0, 500 * MS);
+            (want + off)
+                .saturating_sub(150 * MS)
+                .min(self.heals - 2 * MS)
+        } else {
+            rng.range(0, self.heals * 3 / 4)
+        };
         let until = rng.range(from + MS, self.heals);
         self.episodes.push(Episode { from, until, fault });
     }
@@ -306,23 +319,34 @@ impl World {
 
     fn wrong(&mut self, rng: &mut Rng) {
         let member = rng.index(self.members);
-        if self.episodes.iter().any(|e| matches!(&e.fault, Fault::Wrong { member: m, .. } if *m == member)) {
+        if self
+            .episodes
+            .iter()
+            .any(|e| matches!(&e.fault, Fault::Wrong { member: m, .. } if *m == member))
+        {
             return;
         }
         let sees = rng.permille(850).then(|| {
             let odds = rng.range32(0, 900);
             // Some that it sees are not there.
-            (0..self.members + 2).filter(|n| {
-                let odds = if *n < self.members { odds } else { 200 };
-                rng.permille(odds)
-            })
-            .collect()
+            (0..self.members + 2)
+                .filter(|n| {
+                    let odds = if *n < self.members { odds } else { 200 };
+                    rng.permille(odds)
+                })
+                .collect()
         });
         self.episode(rng, Fault::Wrong { member, sees });
     }
 
     fn sick(&mut self, rng: &mut Rng) {
-        let odds = |rng: &mut Rng| if rng.permille(400) { rng.range32(50, 700) } else { 0 };
+        let odds = |rng: &mut Rng| {
+            if rng.permille(400) {
+                rng.range32(50, 700)
+            } else {
+                0
+            }
+        };
         let fault = Fault::Origin {
             busy: odds(rng),
             reset: odds(rng),
@@ -346,7 +370,13 @@ impl World {
         let fault = if rng.permille(400) {
             Fault::Cut { from, to }
         } else {
-            let odds = |rng: &mut Rng| if rng.permille(500) { rng.range32(5, 200) } else { 0 };
+            let odds = |rng: &mut Rng| {
+                if rng.permille(500) {
+                    rng.range32(5, 200)
+                } else {
+                    0
+                }
+            };
             Fault::Bad {
                 from,
                 to,
@@ -405,7 +435,13 @@ impl World {
 
     /// The version of a chunk that the origin has at this time.
     pub fn version(&self, chunk: u32, now: u64) -> u32 {
-        u32::from(self.changes.get(chunk as usize).copied().flatten().is_some_and(|at| at <= now))
+        u32::from(
+            self.changes
+                .get(chunk as usize)
+                .copied()
+                .flatten()
+                .is_some_and(|at| at <= now),
+        )
     }
 
     /// The length of a chunk; those beyond the drawn ones are for the time after the faults.
