@@ -100,6 +100,17 @@ impl Errand {
         }
     }
 
+    /// What the member that was asked last sent broke off, after it has brought bytes. The first one is
+    /// asked once more, for what is left: a connection that broke is no reason to have the datum
+    /// fetched by another, and one that is lost will not take the next.
+    pub fn broke_off(&mut self) -> Step {
+        if self.is_referred() {
+            self.back()
+        } else {
+            self.ask_first()
+        }
+    }
+
     /// Back to who sent us here, to say that it was in vain.
     fn back(&mut self) -> Step {
         let failed = std::mem::replace(&mut self.at, self.first.clone());
@@ -166,6 +177,21 @@ mod tests {
         let step = errand.failed();
         assert_eq!(asks(&step), ("c", Role::Coordinator, vec!["r", "s"]));
         assert_eq!(errand.answered(Reply::Fill), Step::Read);
+        assert_eq!(errand.failed(), Step::End(Ended::Failed));
+    }
+
+    #[test]
+    fn the_first_is_asked_again_after_it_has_brought_something_but_not_for_ever() {
+        let mut errand = begin(Role::Coordinator);
+        let mut asked = 1;
+        while let Step::Ask(whom, _) = errand.broke_off() {
+            assert_eq!(whom, member("c"));
+            assert_eq!(errand.answered(Reply::Serve), Step::Read);
+            asked += 1;
+        }
+        assert_eq!(asked, ASKS_MAX);
+        let mut errand = begin(Role::Coordinator);
+        errand.broke_off();
         assert_eq!(errand.failed(), Step::End(Ended::Failed));
     }
 

@@ -1,7 +1,7 @@
 //! The decisions of a Gannet cluster, as plain state: who its members are ([`View`]), who fetches a
 //! datum for all of them ([`View::ranked`]), how a datum that all want at once spreads among them
-//! ([`Spread`]), what a member answers when another asks it ([`Desk`]), and how one finds its way to
-//! a datum ([`Errand`]).
+//! ([`Spread`]), what a member answers when another asks it ([`Desk`]), how one finds its way to a datum
+//! ([`Errand`]), how long they wait for each other ([`Pace`]), and what ends the matter ([`Words`]).
 //!
 //! Nothing here does input or output, reads a clock or draws a number: the same calls give the same
 //! answers, on every member and in a simulation. What moves bytes and looks up addresses is for those
@@ -16,12 +16,16 @@
 mod desk;
 mod errand;
 mod member;
+mod pace;
 mod placement;
 mod spread;
 mod view;
+mod words;
 
 pub use desk::{Ask, Desk, Have, Reply, Role};
 pub use errand::{Ended, Errand, Step};
 pub use member::Member;
+pub use pace::{Beats, Pace, Passed};
 pub use spread::{Answer, Spread, SpreadConfig};
 pub use view::{Change, Through, View};
+pub use words::Words;

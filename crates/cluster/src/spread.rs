@@ -66,6 +66,10 @@ pub struct Spread {
     oldest: BTreeSet<(Duration, u64)>,
 }
 
+/// An asker that so many have failed is not sent to another: where a fetch has come to nothing, none of
+/// those has the datum that asked for it, and the way through all of them leads to the origin.
+const FAILED_MAX: usize = 2;
+
 /// The coordinator itself, in a [`Tree`].
 const ROOT: usize = 0;
 
@@ -129,7 +133,8 @@ impl Spread {
         for member in failed {
             tree.remove_member(member);
         }
-        let answer = tree.place(now, asker, self.config.sends_max);
+        let root_only = failed.len() >= FAILED_MAX;
+        let answer = tree.place(now, asker, self.config.sends_max, root_only);
         while self.data.len() > self.config.data_max.max(1)
             && let Some((_, key)) = self.oldest.pop_first()
         {
@@ -186,9 +191,10 @@ impl Tree {
     }
 
     /// Finds a place for an asker, and makes it one to be read from.
-    fn place(&mut self, now: Duration, asker: &Member, sends_max: u32) -> Answer {
+    fn place(&mut self, now: Duration, asker: &Member, sends_max: u32, root_only: bool) -> Answer {
         let known = self.by_member.get(asker).copied();
         let candidates = self.open.iter().map(|(.., node)| *node);
+        let candidates = candidates.take(if root_only { 0 } else { usize::MAX });
         let found = candidates
             .into_iter()
             .find(|node| known.is_none_or(|own| !self.reads_from(*node, own)));
@@ -358,6 +364,23 @@ mod tests {
         // 1 is failed by 0. What is left reads from 1 itself, so the coordinator sends.
         assert_eq!(ask(1, &[member(0)]), Answer::Here);
         assert_eq!(ask(3, &[]), Answer::At(member(2)));
+    }
+
+    #[test]
+    fn who_was_failed_twice_is_not_sent_on() {
+        let mut spread = Spread::new(SpreadConfig {
+            sends_max: 2,
+            ..SpreadConfig::default()
+        });
+        let mut ask = |n: usize, failed: &[Member]| spread.ask(secs(1), 7, &member(n), failed);
+        for n in 0..5 {
+            ask(n, &[]);
+        }
+        assert_eq!(ask(5, &[]), Answer::At(member(1)));
+        let Answer::At(next) = ask(5, &[member(1)]) else {
+            panic!("one is left")
+        };
+        assert_eq!(ask(5, &[member(1), next]), Answer::Here);
     }
 
     #[test]

@@ -144,6 +144,20 @@ impl View {
         }
     }
 
+    /// Who may hold what this member is about to fetch from the origin: the other one of the two that
+    /// rank highest, where it is one of them. The runner-up was the coordinator before this member came,
+    /// or stood in while it was away; and who stands in asks the coordinator, for that nobody else
+    /// reaches it does not mean that it cannot. Asked as [`Role::Holder`](crate::Role), which never waits.
+    pub fn holder(&self, key: u64) -> Option<&Member> {
+        let (first, second) = self.ranked(key);
+        let second = second?;
+        match (*first == self.me, *second == self.me) {
+            (true, _) => Some(second),
+            (_, true) => Some(first),
+            _ => None,
+        }
+    }
+
     /// Whether this member coordinates a key; or stands in, where the asker says that the first cannot
     /// be reached.
     pub fn answers_for(&self, key: u64, first_unreachable: bool) -> bool {
@@ -164,6 +178,28 @@ mod tests {
 
     fn names(view: &View) -> Vec<&str> {
         view.members().map(Member::address).collect()
+    }
+
+    #[test]
+    fn each_of_the_two_may_hold_what_the_other_fetches() {
+        let all = ["a", "b", "c"];
+        let views = all.map(|me| {
+            let mut view = View::new(Member::new(me));
+            view.looked(Some(members(&all)));
+            view
+        });
+        for key in 0..100 {
+            let (first, second) = views[0].ranked(key);
+            for view in &views {
+                let expected = if view.me() == first {
+                    second
+                } else {
+                    Some(first).filter(|_| Some(view.me()) == second)
+                };
+                assert_eq!(view.holder(key), expected);
+            }
+        }
+        assert_eq!(View::new(Member::new("a")).holder(7), None);
     }
 
     #[test]

@@ -108,8 +108,16 @@ impl<K: Key> Engine<K> {
                 absent.push(source);
                 continue;
             }
+            let met = std::mem::take(&mut self.met_unacknowledged);
             let is_free = self.is_free(source);
+            let unacknowledged = std::mem::replace(&mut self.met_unacknowledged, met);
+            self.met_unacknowledged |= unacknowledged;
             let s = &self.sources[source];
+            // Best first: one that has yet to acknowledge another start is waited for, which is a moment.
+            // Whoever went on to the next would ask it for no better reason than who else came at once.
+            if ranked && unacknowledged && !s.is_unsound(now) {
+                return Survey::Wait(Waits::of(&mut vec![source]));
+            }
             if !s.is_unsound(now) && self.is_parked(source) {
                 // It may be an hour: waited for, but no reason to leave the others alone.
                 parked.push(source);
