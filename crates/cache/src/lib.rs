@@ -30,6 +30,8 @@ pub mod types;
 mod warm;
 
 pub use cache::{Cache, RunningCache};
+#[doc(hidden)]
+pub use cluster::fuzz as fuzz_cluster;
 pub use config::{
     ARRIVING_BYTES_FREE, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, CacheConfig, CacheError, ClusterConfig,
     DiskTier, MembersFrom, ReadConfig,

@@ -240,6 +240,18 @@ impl Cluster {
     }
 }
 
+/// Runs a member's words and frames through the parsers that read them. For fuzzing only: none may
+/// panic, whatever comes, and no frame is read that was not written for this answer.
+#[doc(hidden)]
+pub fn fuzz(bytes: &[u8]) {
+    let mut decoder = frame::Decoder::new([0; 32]);
+    for piece in bytes.chunks(bytes.first().map_or(1, |first| usize::from(*first).max(1))) {
+        decoder.push(bytes::Bytes::copy_from_slice(piece));
+    }
+    assert!(!matches!(decoder.next(), Ok(Some(_))), "nobody wrote that");
+    message::fuzz(bytes);
+}
+
 impl Members {
     /// Whether this member fetches a key for all.
     pub(crate) fn is_ours(&self, key: &CacheKey) -> bool {
