@@ -377,6 +377,7 @@ impl Member {
             Way::Trip(trip) => trip.patience_ends(pace),
             _ => None,
         });
+        let patience = patience.filter(|_| !self.is_planted("patience-without-end"));
         engines.chain(beats).chain(patience).min()
     }
 
