@@ -1,6 +1,7 @@
 //! Front end: a read-only, S3-compatible origin cache.
 mod ahead;
 mod askers;
+mod breaker;
 mod cache;
 mod cluster;
 mod config;
