@@ -107,7 +107,10 @@ pub(crate) fn run(scale: &Scale) -> ExitCode {
     if failed > 0 {
         section.wrong(format!("{failed} reads failed"));
     }
-    let right = section.finish(!scale.write, "simulated, from one seed");
+    let right = section.finish(
+        !scale.write,
+        "simulated, from one seed, by `cargo run --release -p gannet-sim-cluster -- scale --write`",
+    );
     if right {
         ExitCode::SUCCESS
     } else {
