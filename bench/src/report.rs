@@ -124,7 +124,7 @@ impl Section {
         } else {
             format!("WRONG: {}", self.wrong.join("; "))
         };
-        if !["engine", "index", "p2p commonware"].contains(&self.name) {
+        if !["engine", "index", "p2p commonware", "cluster-scale"].contains(&self.name) {
             let _ = write!(self.text, "\n{verdict}\n");
         }
         println!("## {}\n\n{}", self.name, self.text);

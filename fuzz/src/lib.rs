@@ -36,6 +36,7 @@ pub type Fuzz = fn(&[u8]);
 /// Every target by name: of its file in `fuzz_targets/`, and of its corpus.
 pub const TARGETS: &[(&str, Fuzz)] = &[
     ("auth", auth),
+    ("cluster", cluster),
     ("conditions", conditions),
     ("content_range", client_content_range),
     ("engine", engine),
@@ -144,6 +145,12 @@ pub fn client_content_range(bytes: &[u8]) {
     if let Some(range) = content_range::parse(&String::from_utf8_lossy(bytes)) {
         assert!(range.bytes.start < range.bytes.end && range.bytes.end <= range.total);
     }
+}
+
+/// What members of a cluster send each other: proofs, questions, frames, heads.
+pub fn cluster(bytes: &[u8]) {
+    gannet_link::fuzz(bytes);
+    gannet_cache::fuzz_cluster(bytes);
 }
 
 /// What an origin sends: listings of three kinds, errors, `Content-Range`, etags, tokens.

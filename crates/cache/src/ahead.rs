@@ -8,7 +8,7 @@ use crate::{
     core::{Core, Route},
     edge::backend::RequestContext,
     key::{CacheKey, ChunkKey},
-    plans,
+    plans::AHEAD,
 };
 use std::{
     collections::HashMap,
@@ -72,10 +72,11 @@ impl Aheads {
             tracing::debug!(request = %context.request_id, chunk = ?key, "read ahead");
             let wanted = CacheKey::Chunk(key.clone());
             let _asking = core.ways.askers.enter(&wanted, &context.request_id);
-            let fetch = core.fetcher(&wanted, Route::Client).fetch(wanted);
-            let fetch = fetch
-                .plan(core.plans.ahead(len))
-                .priority(plans::AHEAD)
+            let (fetcher, plans) = core.fetcher(&wanted, Route::Client);
+            let fetch = fetcher
+                .fetch(wanted)
+                .plan(plans.ahead(len))
+                .priority(AHEAD)
                 .owner(context.owner);
             if let Err(error) = fetch.await {
                 tracing::debug!(chunk = ?key, %error, "read-ahead failed; nobody is told");

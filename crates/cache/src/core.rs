@@ -70,7 +70,9 @@ pub(crate) struct Core {
     pub(crate) peer: Option<Fetcher<CacheKey, Reply>>,
     pub(crate) ways: Arc<Ways>,
     pub(crate) listings: Arc<Listings>,
+    /// The plans of home, and of peer.
     pub(crate) plans: Plans,
+    peer_plans: Plans,
     pub(crate) sequence: Sequence,
     pub(crate) aheads: Aheads,
     pub(crate) origin_id: Arc<str>,
@@ -198,6 +200,7 @@ impl ReadPath {
             ways,
             listings,
             plans,
+            peer_plans: Plans::of_members(config.chunk_bytes, config.hedge_after),
             sequence: Sequence::new(),
             // Half of what the origin bears, and half of what may be in memory, is left to demand.
             aheads: Aheads::new(ahead_max(config)),
@@ -342,25 +345,30 @@ impl Core {
         tokio::spawn(async move {
             tracing::debug!(?name, "refreshing ahead");
             let key = CacheKey::Head(name);
-            let fetch = core.fetcher(&key, Route::Client).fetch(key.clone());
+            let (fetcher, plans) = core.fetcher(&key, Route::Client);
+            let fetch = fetcher.fetch(key.clone());
             // The answer is kept by the commit; a failure leaves what is known to its end.
             let _ = fetch
-                .plan(Arc::clone(&core.plans.question))
+                .plan(Arc::clone(&plans.question))
                 .priority(plans::AHEAD)
                 .await;
         });
     }
 
-    /// The fetcher that a want goes to.
-    pub(crate) fn fetcher(&self, key: &CacheKey, route: Route) -> &Fetcher<CacheKey, Reply> {
+    /// The fetcher that a want goes to, and its plans.
+    pub(crate) fn fetcher(
+        &self,
+        key: &CacheKey,
+        route: Route,
+    ) -> (&Fetcher<CacheKey, Reply>, &Plans) {
         match (&self.peer, &self.ways.cluster) {
             (Some(peer), Some(cluster))
                 if route == Route::Peer
                     || route == Route::Client && !cluster.members().is_ours(key) =>
             {
-                peer
+                (peer, &self.peer_plans)
             }
-            _ => &self.home,
+            _ => (&self.home, &self.plans),
         }
     }
 
@@ -376,11 +384,11 @@ impl Core {
         context: &RequestContext,
         route: Route,
     ) -> Result<Reply, ObjectError> {
+        let (fetcher, plans) = self.fetcher(&key, route);
         let plan: &Arc<Plan> = match key {
-            CacheKey::List(_) | CacheKey::Buckets => &self.plans.listing,
-            _ => &self.plans.question,
+            CacheKey::List(_) | CacheKey::Buckets => &plans.listing,
+            _ => &plans.question,
         };
-        let fetcher = self.fetcher(&key, route);
         let fetch = fetcher.fetch(key.clone()).plan(Arc::clone(plan));
         let fetch = fetch.priority(plans::QUESTION).owner(context.owner);
         let _asking = self.ways.askers.enter(&key, &context.request_id);

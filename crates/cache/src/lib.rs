@@ -1,6 +1,7 @@
 //! Front end: a read-only, S3-compatible origin cache.
 mod ahead;
 mod askers;
+mod breaker;
 mod cache;
 mod cluster;
 mod config;
@@ -30,6 +31,8 @@ pub mod types;
 mod warm;
 
 pub use cache::{Cache, RunningCache};
+#[doc(hidden)]
+pub use cluster::fuzz as fuzz_cluster;
 pub use config::{
     ARRIVING_BYTES_FREE, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, CacheConfig, CacheError, ClusterConfig,
     DiskTier, MembersFrom, ReadConfig,

@@ -41,6 +41,12 @@ pub(crate) async fn metrics(path: &ReadPath, edge: &EdgeMetrics) -> String {
         cluster.write(&mut page);
     }
     write_stores(&mut page, &core.ways.tiers);
+    let well = core.ways.tiers.shared_is_well().unwrap_or(true);
+    page.gauge(
+        "gannet_store_shared_well",
+        "0 while the shared store fails and is left alone; 1 where there is none.",
+    )
+    .sample(&[], u64::from(well));
     let known = core.ways.meta.len() as u64;
     page.gauge(
         "gannet_meta_entries",

@@ -30,13 +30,47 @@ pub(crate) struct Plans {
 }
 
 impl Plans {
-    /// Plans for chunks of this length; hedges come after this long without a sign, or after the
-    /// source's 99th percentile, whichever is longer.
+    /// Plans for chunks of this length from stores and origins; hedges come after this long without a
+    /// sign, or after the source's 99th percentile, whichever is longer.
     pub(crate) fn new(chunk_size: u64, hedge_after: Duration) -> Self {
-        let hedge = Hedge::AtQuantile {
-            permille: 990,
-            floor: hedge_after,
+        Self::with(
+            chunk_size,
+            Hedge::AtQuantile {
+                permille: 990,
+                floor: hedge_after,
+            },
+        )
+    }
+
+    /// The same from other members. One that waits for a slow origin says so, again and again: a silence
+    /// is a member that is lost, however long answers take. What bounds the origin's slowness is the
+    /// plan of whoever asks it, a little before these.
+    pub(crate) fn of_members(chunk_size: u64, hedge_after: Duration) -> Self {
+        let hedge = Hedge::After(hedge_after);
+        let of_origin = Self::with(chunk_size, hedge);
+        let later = |plan: &Plan| {
+            let more = Duration::from_secs(5);
+            Arc::new(Plan {
+                hedge: Some(hedge),
+                first_byte_timeout: plan.first_byte_timeout + more,
+                idle_timeout: plan.idle_timeout + more,
+                total_timeout: plan.total_timeout + more,
+                throughput_floor: plan.throughput_floor.map(|floor| ThroughputFloor {
+                    window: floor.window + more,
+                    ..floor
+                }),
+                ..plan.clone()
+            })
         };
+        Self {
+            question: later(&of_origin.question),
+            listing: later(&of_origin.listing),
+            chunk: later(&of_origin.chunk),
+            ahead: later(&of_origin.ahead),
+        }
+    }
+
+    fn with(chunk_size: u64, hedge: Hedge) -> Self {
         // Before the first byte, and with resumption after it too: 3 tries in 5 s.
         let retry = Retry::Budget {
             tries: 3,
@@ -144,5 +178,22 @@ mod tests {
         assert_eq!(plans.chunk(7).lifetime, plans.chunk(8 << 20).lifetime);
         assert_eq!(plans.ahead(7).lifetime, Lifetime::WhileWanted);
         assert_eq!(plans.warm(7).commit, Commit::BeforeFinish);
+    }
+
+    #[test]
+    fn members_are_given_up_for_their_silence_and_after_the_origin() {
+        let hedge = Duration::from_secs(1);
+        let (origin, member) = (Plans::new(8, hedge), Plans::of_members(8, hedge));
+        for (origin, member) in [
+            (&origin.question, &member.question),
+            (&origin.listing, &member.listing),
+            (&origin.chunk, &member.chunk),
+            (&origin.ahead, &member.ahead),
+        ] {
+            assert_eq!(member.hedge, Some(Hedge::After(hedge)));
+            assert!(member.idle_timeout > origin.idle_timeout);
+            assert!(member.total_timeout > origin.total_timeout);
+            assert_eq!(member.lifetime, origin.lifetime);
+        }
     }
 }

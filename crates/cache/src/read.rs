@@ -13,7 +13,7 @@ use crate::{
     core::{Core, Route},
     edge::backend::RequestContext,
     key::{CacheKey, ChunkKey, Version},
-    plans,
+    plans::DEMAND,
     readahead::window,
     tiers::FILE_BYTES_MIN,
     types::{ObjectError, Segment, SegmentStream},
@@ -286,13 +286,13 @@ impl ObjectReader {
         tracing::debug!(%request, ?chunk, ?within, "miss");
         let len = chunk.len();
         let key = CacheKey::Chunk(chunk);
-        let fetcher = self.core.fetcher(&key, self.route);
+        let (fetcher, plans) = self.core.fetcher(&key, self.route);
         let fetch = fetcher
             .stream(key.clone())
             .at(within.start)
             .until(within.end);
-        let fetch = fetch.plan(self.core.plans.chunk(all.end - all.start));
-        let fetch = fetch.priority(plans::DEMAND).owner(self.context.owner);
+        let fetch = fetch.plan(plans.chunk(all.end - all.start));
+        let fetch = fetch.priority(DEMAND).owner(self.context.owner);
         let _asking = ways.askers.enter(&key, &request);
         let streaming = self.core.in_turn(&key, fetch.into_future()).await?;
         Ok(Chunk::Arriving(Box::new(Arriving {

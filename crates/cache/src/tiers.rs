@@ -11,14 +11,13 @@
 //! anyway, `sendfile` sends it from there without a copy, and it would push a thousand small ones out.
 //! Memory takes large chunks where there is no disk, or the disk could not.
 
-use crate::metrics::{Metrics, Tier};
+use crate::{
+    breaker::Breaker,
+    metrics::{Metrics, Tier},
+};
 use bytes::Bytes;
 use gannet_store::{Blob, BlobStore, Place, Put, StoreError};
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
-};
-use tokio::time::{Duration, Instant};
+use std::{sync::Arc, time::Duration};
 
 /// Blobs up to this size are kept in memory also where the disk holds them.
 const SMALL_BYTES_MAX: u64 = 256 << 10;
@@ -26,8 +25,8 @@ const SMALL_BYTES_MAX: u64 = 256 << 10;
 /// Parts of files from this size on are left to `sendfile`; shorter ones are not worth its call.
 pub(crate) const FILE_BYTES_MIN: u64 = 16 << 10;
 
-/// After the shared store failed, it is left alone for so long.
-const BREAKER_PAUSE: Duration = Duration::from_secs(5);
+/// A commit to the shared store that takes longer is given up: the chunk's memory is not freed before.
+const PUT_MAX: Duration = Duration::from_secs(30);
 
 /// The stores of one node, nearest first.
 #[derive(Debug)]
@@ -51,7 +50,7 @@ impl Tiers {
             disk,
             shared,
             metrics,
-            breaker: Breaker::new(),
+            breaker: Breaker::default(),
         }
     }
 
@@ -101,16 +100,19 @@ impl Tiers {
         let Some(shared) = &self.shared else {
             return Ok(None);
         };
-        if self.breaker.is_open() {
+        let Some(pass) = self.breaker.admit() else {
             return Err(StoreError::Transient(
                 "it has just failed, and is left alone".into(),
             ));
-        }
+        };
         let opened = shared.open(place).await;
-        if let Err(error) = &opened {
-            self.breaker.failed();
-            self.metrics.store_error(Tier::Shared);
-            tracing::warn!(%place, %error, "the shared store failed; reading around it");
+        match &opened {
+            Ok(_) => pass.well(),
+            Err(error) => {
+                pass.failed();
+                self.metrics.store_error(Tier::Shared);
+                tracing::warn!(%place, %error, "the shared store failed; reading around it");
+            }
         }
         Ok(opened?.and_then(|blob| check_len(blob, place, len)))
     }
@@ -149,19 +151,18 @@ impl Tiers {
             }
         };
         let shared = async {
-            match &self.shared {
-                Some(shared) if !from_shared && !self.breaker.is_open() => {
-                    let put = shared.put(place, segments.to_vec()).await;
-                    if put
-                        .as_ref()
-                        .is_err_and(|error| !matches!(error, StoreError::TooLarge { .. }))
-                    {
-                        self.breaker.failed();
-                    }
-                    Some(put)
-                }
-                _ => None,
+            let shared = self.shared.as_ref().filter(|_| !from_shared)?;
+            let pass = self.breaker.admit()?;
+            let put = shared.put(place, segments.to_vec());
+            let put = match tokio::time::timeout(PUT_MAX, put).await {
+                Ok(put) => put,
+                Err(_) => Err(StoreError::Transient("it takes too long".into())),
+            };
+            match &put {
+                Ok(_) | Err(StoreError::TooLarge { .. }) => pass.well(),
+                Err(_) => pass.failed(),
             }
+            Some(put)
         };
         let (disk, shared) = tokio::join!(disk, shared);
         for (tier, put) in [(Tier::Disk, &disk), (Tier::Shared, &shared)] {
@@ -194,7 +195,7 @@ impl Tiers {
 
     /// Whether there is a shared store, and it may be used.
     pub(crate) fn shared_is_well(&self) -> Option<bool> {
-        self.shared.as_ref().map(|_| !self.breaker.is_open())
+        self.shared.as_ref().map(|_| self.breaker.is_closed())
     }
 
     /// The stores that there are, nearest first.
@@ -237,35 +238,4 @@ fn check_len(blob: Blob, place: &Place, len: u64) -> Option<Blob> {
     tracing::warn!(%place, is = blob.len(), should = len, "a stored chunk has the wrong length");
     blob.condemn("wrong length");
     None
-}
-
-/// Leaves a store alone for a while after it failed, so that its bad minute does not become every
-/// client's.
-#[derive(Debug)]
-struct Breaker {
-    start: Instant,
-    /// Milliseconds since the start.
-    open_until: AtomicU64,
-}
-
-impl Breaker {
-    fn new() -> Self {
-        Self {
-            start: Instant::now(),
-            open_until: AtomicU64::new(0),
-        }
-    }
-
-    fn now(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    fn is_open(&self) -> bool {
-        self.now() < self.open_until.load(Relaxed)
-    }
-
-    fn failed(&self) {
-        let until = self.now().saturating_add(BREAKER_PAUSE.as_millis() as u64);
-        self.open_until.fetch_max(until, Relaxed);
-    }
 }

@@ -45,7 +45,10 @@ Examples:
   gannet cache --origin https://dl.example.org/ --origin-mirror https://mirror.example.org/
       two servers with the same files: the second steps in when the first stalls or fails
   gannet cache --listen 0.0.0.0:9000 --auth /etc/gannet/auth.toml --tls-cert c.pem --tls-key k.pem
-      for others, with keys of their own";
+      for others, with keys of their own
+  gannet cache --origin s3:// --internal-listen 10.0.0.1:9001 --cluster-secret /etc/gannet/secret \
+      --peers 10.0.0.1:9001,10.0.0.2:9001,10.0.0.3:9001
+      one of three that read each byte from the origin once; then: gannet cache status";
 
 /// Fetches each object once from its origin and hands it to everyone who asked.
 #[derive(Debug, Parser)]
@@ -69,8 +72,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve objects from a cache in front of an origin.
-    #[command(after_help = CACHE_EXAMPLES)]
+    #[command(after_help = CACHE_EXAMPLES, args_conflicts_with_subcommands = true)]
     Cache {
+        #[command(subcommand)]
+        command: Option<CacheCommand>,
         #[command(flatten)]
         flags: Flags,
     },
@@ -98,6 +103,17 @@ Examples:
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum CacheCommand {
+    /// Show a cluster as one of its members sees it: who is there, what is under way, who coordinates
+    /// an object.
+    #[command(after_help = "\
+Examples:
+  gannet cache status
+  gannet cache status --ops http://10.0.0.7:9002 --object models/llama.gguf")]
+    Status(commands::status::StatusArgs),
+}
+
 /// Runs the program with the arguments and the environment of the process.
 pub fn main() -> ExitCode {
     match run(std::env::args_os()) {
@@ -118,7 +134,11 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result {
     };
     match cli.command {
         None => commands::cache::run(&settings(cli.flags)?),
-        Some(Command::Cache { flags }) => commands::cache::run(&settings(flags)?),
+        Some(Command::Cache {
+            command: Some(CacheCommand::Status(args)),
+            ..
+        }) => client(commands::status::run(&args)),
+        Some(Command::Cache { flags, .. }) => commands::cache::run(&settings(flags)?),
         Some(Command::Config { flags, json }) => commands::config::run(&settings(flags)?, json),
         Some(Command::Get(args)) => client(commands::get::run(&args)),
         Some(Command::Warm(args)) => client(commands::warm::run(&args)),

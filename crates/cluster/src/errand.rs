@@ -64,6 +64,11 @@ impl Errand {
         &self.at
     }
 
+    /// Those to whom it was sent and who failed it.
+    pub fn named(&self) -> &[Member] {
+        &self.failed
+    }
+
     /// Whether it has been sent on.
     pub fn is_referred(&self) -> bool {
         self.at != self.first

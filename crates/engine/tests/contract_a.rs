@@ -935,6 +935,27 @@ fn c05_many_hedges_that_fall_due_at_once_follow_each_other_without_another_delay
 }
 
 #[test]
+fn regression_ranked_hedges_that_fall_due_at_once_all_go_to_the_next_best() {
+    let plan = Plan {
+        hedge: Some(Hedge::After(ms(200))),
+        ..Plan::default()
+    };
+    let mut rig = Rig::with(&[1, 2, 3]);
+    for n in 0..5 {
+        rig.want(u64::from(n), n, ranked(plan.clone()));
+        for fetch in rig.selects() {
+            rig.rank(fetch, &[1, 2, 3]);
+        }
+    }
+    assert!(rig.starts().iter().all(|start| start.source == 1));
+    rig.wait(ms(200));
+    // The second has yet to acknowledge a start each time: no reason to go on to the third.
+    let hedges = rig.starts();
+    assert_eq!(hedges.len(), 5);
+    assert!(hedges.iter().all(|hedge| hedge.source == 2), "{hedges:?}");
+}
+
+#[test]
 fn c05_progress_puts_the_hedge_off_and_a_stall_in_the_middle_brings_it() {
     let plan = Plan {
         hedge: Some(Hedge::After(ms(200))),

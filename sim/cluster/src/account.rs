@@ -24,6 +24,8 @@
 //! - **spread**: without faults nobody sends a chunk to more than its bound, in the time in which it is
 //!   counted on to have it.
 //! - **begins**: a relay begins no fetch.
+//! - **stands in**: as long as its coordinator is well nobody is asked to stand in for a chunk, whatever
+//!   relays die.
 //! - **waits**: who serves as coordinator, stand-in or holder waits for no other member.
 //! - **stall**: where one member is lost, or lists are wrong, no client of another member waits longer
 //!   than the hedge and a second for the next byte; or than the hedge and what the origin takes for a
@@ -67,6 +69,7 @@ pub struct Account {
     /// Who asked the origin, when, and whether the answer was bad.
     asks: BTreeMap<Key, Vec<(u64, usize, bool)>>,
     serves: BTreeMap<(usize, Key), Vec<u64>>,
+    stands_in: BTreeSet<Key>,
     /// What was broken.
     pub violations: Vec<String>,
     /// States reached.
@@ -88,6 +91,7 @@ impl Account {
             reads: BTreeMap::new(),
             asks: BTreeMap::new(),
             serves: BTreeMap::new(),
+            stands_in: BTreeSet::new(),
             violations: Vec::new(),
             marks: BTreeMap::new(),
             most: BTreeMap::new(),
@@ -207,6 +211,9 @@ impl Account {
         match note {
             Note::Mark(mark) => *self.marks.entry(mark).or_default() += 1,
             Note::Serves(key, _) => self.serves.entry((member, key)).or_default().push(now),
+            Note::StandsIn(key) => {
+                self.stands_in.insert(key);
+            }
             Note::ServesReceived(_, Role::Relay) => {}
             Note::ServesReceived(key, role) => {
                 self.broken(format!(
@@ -263,6 +270,25 @@ impl Account {
             self.judge_reads(key);
         }
         self.judge_spread();
+        self.judge_stand_ins();
+    }
+
+    fn judge_stand_ins(&mut self) {
+        let settings = Arc::clone(&self.settings);
+        let world = &settings.world;
+        let dead = match (world.theme, world.episodes.first().map(|e| &e.fault)) {
+            (Theme::Calm | Theme::Words, _) => None,
+            (Theme::OneLost, Some(Fault::Crash { member, .. })) => Some(*member),
+            _ => return,
+        };
+        for key in std::mem::take(&mut self.stands_in) {
+            let (first, _) = self.two(key);
+            if dead != Some(first) {
+                self.broken(format!(
+                    "stands in: somebody is asked to for {key:?}, and {first} is well"
+                ));
+            }
+        }
     }
 
     fn judge_clients(&mut self, now: u64) {

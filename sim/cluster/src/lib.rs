@@ -12,6 +12,7 @@ pub mod account;
 mod asking;
 pub mod fetcher;
 pub mod member;
+pub mod scale;
 pub mod serving;
 pub mod sim;
 #[path = "../../p2p/src/subject.rs"]
@@ -58,7 +59,7 @@ pub const SUBJECT: Subject = Subject {
         ("beats-not-passed-on", "spread|asks|once"),
         ("beats-not-heard", "asks|once"),
         ("beats-forgotten", "asks|once"),
-        ("patience-without-end", "stall|asks"),
+        ("patience-without-end", "stands in|stall|asks"),
         ("order-of-frames-not-checked", "right"),
     ],
     run,

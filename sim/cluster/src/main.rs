@@ -1,5 +1,7 @@
 //! The command line: runs seeds, reports the first that fails and how to replay it.
 
+mod report;
+
 use clap::Parser;
 use gannet_sim::run;
 use gannet_sim_cluster::{
@@ -12,6 +14,8 @@ use std::{ops::Range, process::ExitCode, thread};
 #[derive(Debug, Parser)]
 #[command(name = "gannet-sim-cluster", version)]
 struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Seeds to run, the last excluded.
     #[arg(long, value_name = "A..B", default_value = "0..300", value_parser = run::parse_range)]
     seeds: Range<u64>,
@@ -35,6 +39,15 @@ struct Args {
     plant: Option<String>,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Starts many members on cold data, with and without some of them dying meanwhile.
+    Scale(report::Scale),
+}
+
+/// Where the tables are kept.
+const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../bench/RESULTS.md");
+
 /// So many seeds reach every state; a run over fewer does not have to.
 const COVERING: u64 = 300;
 
@@ -43,6 +56,9 @@ const TWICE: u64 = 10;
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(Command::Scale(scale)) = &args.command {
+        return report::run(scale);
+    }
     if !args.trace {
         run::silence_panics();
     }

@@ -37,6 +37,9 @@ pub const fn source_of(member: usize) -> SourceId {
 const ORIGIN: GroupId = GroupId(1);
 const MEMBERS: GroupId = GroupId(2);
 
+/// What is on a disk.
+pub type Disk = BTreeMap<Key, Vec<u8>>;
+
 /// What all members are told alike.
 #[derive(Debug)]
 pub struct Settings {
@@ -118,7 +121,7 @@ pub struct Member {
     pub peer: Fetcher,
     /// Waits for the origin.
     pub home: Fetcher,
-    pub(crate) disk: BTreeMap<Key, Vec<u8>>,
+    pub(crate) disk: Disk,
     pub(crate) memory: BTreeMap<Key, (Vec<u8>, u64)>,
     /// Connections that it has opened, and for which attempt.
     pub(crate) asked: BTreeMap<Stream, (Which, AttemptId)>,
@@ -132,12 +135,7 @@ pub struct Member {
 
 impl Member {
     /// One that begins, with what is on its disk.
-    pub fn new(
-        settings: &Arc<Settings>,
-        id: usize,
-        life: u32,
-        disk: BTreeMap<Key, Vec<u8>>,
-    ) -> Self {
+    pub fn new(settings: &Arc<Settings>, id: usize, life: u32, disk: Disk) -> Self {
         let world = &settings.world;
         let limits = |most: u32| Limits {
             concurrent_max: NonZeroU32::new(most).unwrap_or(NonZeroU32::MIN),
@@ -377,6 +375,7 @@ impl Member {
             Way::Trip(trip) => trip.patience_ends(pace),
             _ => None,
         });
+        let patience = patience.filter(|_| !self.is_planted("patience-without-end"));
         engines.chain(beats).chain(patience).min()
     }
 
@@ -393,14 +392,11 @@ impl Member {
     // ---- ends ----
 
     /// It dies: its disk is left, and its connections, for those at their other ends.
-    pub fn die(&mut self) -> (BTreeMap<Key, Vec<u8>>, Vec<(usize, Stream)>) {
+    pub fn die(&mut self) -> (Disk, Vec<(usize, Stream)>) {
         for client in std::mem::take(&mut self.clients).into_keys() {
             self.effects.push(Effect::Tell(client, Told::Gone));
         }
-        let serving = self
-            .serving
-            .iter()
-            .map(|(stream, _)| (stream.asker, *stream));
+        let serving = self.serving.keys().map(|stream| (stream.asker, *stream));
         let ways = self.peer.ways.values().chain(self.home.ways.values());
         let asked = ways.filter_map(|(_, way)| match way {
             Way::Trip(trip) => Some((self.settings.number(trip.errand.at()), trip.stream?)),

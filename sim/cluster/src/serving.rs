@@ -39,6 +39,9 @@ impl Member {
     /// Another member asks.
     pub(crate) fn asked(&mut self, now: u64, stream: Stream, key: Key, from: u64, ask: &Ask) {
         let mut have = self.have(now, &key);
+        if ask.role == Role::StandIn {
+            self.note(Note::StandsIn(key));
+        }
         if have == Have::Receiving
             && ask.role != Role::Relay
             && self.is_planted("receiving-served-as-coordinator")

@@ -409,11 +409,7 @@ impl Sim {
                 member,
                 keeps_disk,
                 machine_up,
-            } => {
-                if self.runs[member] == Run::Up {
-                    self.crash(member, keeps_disk, machine_up);
-                }
-            }
+            } if self.runs[member] == Run::Up => self.crash(member, keeps_disk, machine_up),
             Fault::Freeze { member } if self.runs[member] == Run::Up => {
                 let until = settings.world.episodes[n].until;
                 self.runs[member] = Run::Frozen { until };

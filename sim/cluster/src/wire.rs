@@ -99,6 +99,8 @@ pub enum Note {
     Serves(Key, Role),
     /// It does so from what it receives from another.
     ServesReceived(Key, Role),
+    /// It is asked to stand in.
+    StandsIn(Key),
     /// It serves as a relay what it does not have.
     Begins(Key),
     /// A state worth reaching.

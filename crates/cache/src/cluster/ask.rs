@@ -29,7 +29,7 @@ use gannet::{
     Transport,
     engine::{End, Fault, FetchId, SourceId, Stage},
 };
-use gannet_cluster::{Ended, Errand, Member, Reply as Said, Role, Step};
+use gannet_cluster::{Ended, Errand, Member, Reply as Said, Role, Step, Words};
 use gannet_link::LinkError;
 use http::StatusCode;
 use http_body_util::{BodyExt as _, Limited};
@@ -38,6 +38,8 @@ use std::{collections::VecDeque, future::IntoFuture as _, sync::Arc, time::Durat
 
 /// The path of a question.
 pub(super) const ASK: &str = "/gannet/1/ask";
+/// What is said of one that was waited for too long.
+const SILENT: &str = "silent for too long";
 /// The longest refusal.
 const REFUSAL_BYTES_MAX: usize = 1024;
 /// Words that end a fetch are remembered for so long.
@@ -61,9 +63,7 @@ struct Peer {
 #[derive(Clone, Debug)]
 enum Final {
     /// Nobody would say anything else.
-    Ever(AttemptError),
-    /// Nobody, until the coordinator is asked again.
-    ThisTime(AttemptError),
+    Said(AttemptError),
     /// The coordinator takes itself for none: who stands in for it would say the same.
     NotThere,
 }
@@ -143,8 +143,7 @@ impl Peer {
         };
         drop(members);
         match self.finals.get(&request.fetch).map(|found| found.value) {
-            Some(Final::Ever(error)) => return Err(error),
-            Some(Final::ThisTime(error)) if !is_first => return Err(error),
+            Some(Final::Said(error)) => return Err(error),
             Some(Final::NotThere) if !is_first && request.source != HOME => {
                 return Err(AttemptError::failed(
                     Fault::NotCoordinator,
@@ -206,7 +205,7 @@ impl Peer {
         entered: Entered,
     ) -> Result<Answer<Reply>, AttemptError> {
         let key = request.key.clone();
-        let working = Working::new(request.heartbeat.clone(), entered, self.cluster.beat);
+        let working = Working::new(request.heartbeat.clone(), entered, &self.cluster);
         let told = {
             let (peer, key, fetch) = (Arc::clone(self), key.clone(), request.fetch);
             move |error: &FetchError| {
@@ -271,36 +270,26 @@ impl Peer {
         self.cluster
             .words
             .insert(key.clone(), said.clone(), 64, WORDS_TTL);
-        let text = said.to_string();
-        let ever = match said {
-            ObjectError::NoSuchKey | ObjectError::NoSuchBucket => AttemptError {
+        let (words, text) = (words(&said), said.to_string());
+        let error = match words {
+            Words::Missing => AttemptError {
                 end: End::Missing,
                 detail: text.into(),
             },
-            ObjectError::EtagChanged => {
+            Words::Changed => {
                 self.changed(key);
                 AttemptError::failed(Fault::Changed, text)
             }
-            ObjectError::AccessDenied
-            | ObjectError::MissingEtag
-            | ObjectError::Unsupported(_)
-            | ObjectError::InvalidRange { .. }
-            | ObjectError::Invalid(_) => AttemptError::failed(Fault::Forbidden, text),
-            // The origin bears no more: that others ask it too would not help.
-            ObjectError::SlowDown(_) => {
-                let error = AttemptError::failed(Fault::Local, text);
-                let now = Final::ThisTime(error.clone());
-                self.finals.insert(fetch, now, 1, FINAL_TTL);
-                return error;
-            }
-            // Perhaps it is the member's way to the origin that is at fault.
-            ObjectError::Unavailable(_) | ObjectError::Internal(_) => {
-                return AttemptError::failed(Fault::Local, text);
-            }
+            // No blame, and no use in asking again.
+            Words::Denied | Words::SlowDown => AttemptError::failed(Fault::Forbidden, text),
+            // No blame either: perhaps it is the member's way to the origin.
+            Words::Failed => AttemptError::failed(Fault::Local, text),
         };
-        self.finals
-            .insert(fetch, Final::Ever(ever.clone()), 1, FINAL_TTL);
-        ever
+        if words.are_final() {
+            self.finals
+                .insert(fetch, Final::Said(error.clone()), 1, FINAL_TTL);
+        }
+        error
     }
 
     /// The origin has another version, as a member has learnt.
@@ -358,18 +347,34 @@ impl Peer {
     }
 }
 
+/// What somebody's last words come to.
+const fn words(said: &ObjectError) -> Words {
+    match said {
+        ObjectError::NoSuchKey | ObjectError::NoSuchBucket => Words::Missing,
+        ObjectError::EtagChanged => Words::Changed,
+        ObjectError::AccessDenied
+        | ObjectError::MissingEtag
+        | ObjectError::Unsupported(_)
+        | ObjectError::InvalidRange { .. }
+        | ObjectError::Invalid(_) => Words::Denied,
+        ObjectError::SlowDown(_) => Words::SlowDown,
+        ObjectError::Unavailable(_) | ObjectError::Internal(_) => Words::Failed,
+    }
+}
+
 /// Beats while our own home fetcher is at work on a key: what it waits for is bounded by its plan.
 #[derive(Debug)]
 struct Working(tokio::task::AbortHandle);
 
 impl Working {
-    fn new(heartbeat: Heartbeat, entered: Entered, every: Duration) -> Self {
+    fn new(heartbeat: Heartbeat, entered: Entered, cluster: &Arc<Cluster>) -> Self {
+        let cluster = Arc::clone(cluster);
         let task = tokio::spawn(async move {
-            let mut ticks = tokio::time::interval(every);
+            let mut ticks = tokio::time::interval(cluster.pace.beat());
             loop {
                 ticks.tick().await;
                 heartbeat.beat();
-                entered.sign();
+                entered.sign(cluster.now(), 0, cluster.pace);
             }
         });
         Self(task.abort_handle())
@@ -478,6 +483,9 @@ pub(super) struct Asking {
     at: u64,
     end: Option<u64>,
     answer: Option<Arriving>,
+    /// Whether it has brought bytes.
+    brought: bool,
+    role: Role,
     over: bool,
 }
 
@@ -512,6 +520,8 @@ impl Asking {
                 _ => None,
             },
             answer: None,
+            brought: false,
+            role,
             over: false,
             cluster,
         }
@@ -544,15 +554,16 @@ impl Asking {
             let frame = match self.frame().await {
                 Ok(frame) => frame,
                 Err(error) => {
-                    let step = self.errand.failed();
-                    self.follow(step, Some(error)).await?;
+                    self.stopped(error).await?;
                     continue;
                 }
             };
             let unfit = |what: &'static str| AttemptError::failed(Fault::Malformed, what);
             let failed = match frame.kind {
                 Kind::Beat => {
-                    self.entered.sign();
+                    let hops = u8::try_from(frame.offset).unwrap_or(u8::MAX);
+                    self.entered
+                        .sign(self.cluster.now(), hops, self.cluster.pace);
                     self.heartbeat.beat();
                     continue;
                 }
@@ -568,7 +579,7 @@ impl Asking {
                     let left = self.end.unwrap_or(0).saturating_sub(self.at);
                     if frame.offset == self.at && len <= left {
                         self.at += len;
-                        self.entered.sign();
+                        self.brought = true;
                         return Ok(Some(Event::Data(frame.payload)));
                     }
                     unfit("bytes that were not asked for")
@@ -587,14 +598,33 @@ impl Asking {
                     continue;
                 }
             };
-            let step = self.errand.failed();
-            self.follow(step, Some(failed)).await?;
+            self.stopped(failed).await?;
+        }
+    }
+
+    /// The answer that was being read does not go on.
+    async fn stopped(&mut self, why: AttemptError) -> Result<(), AskError> {
+        // One that has brought bytes is there, and has the rest.
+        let step = if std::mem::take(&mut self.brought) {
+            self.errand.broke_off()
+        } else {
+            self.errand.failed()
+        };
+        self.follow(step, Some(why)).await
+    }
+
+    /// For how long whoever was asked may be silent, before we go elsewhere without the engine.
+    fn patience(&self) -> Option<Duration> {
+        if self.errand.is_referred() {
+            Some(self.cluster.pace.relay_patience())
+        } else {
+            (self.role == Role::Holder).then(|| self.cluster.pace.holder_patience())
         }
     }
 
     /// The next frame of the answer that is being read.
     async fn frame(&mut self) -> Result<Frame, AttemptError> {
-        let patience = self.errand.is_referred().then_some(self.cluster.patience);
+        let patience = self.patience();
         let Some(answer) = &mut self.answer else {
             return Err(AttemptError::failed(Fault::Local, "nobody was asked"));
         };
@@ -603,7 +633,7 @@ impl Asking {
             // To be asked for again where it comes from, before the engine asks somebody else.
             Some(patience) => match tokio::time::timeout(patience, frame).await {
                 Ok(frame) => frame,
-                Err(_) => Err(AttemptError::failed(Fault::TimedOut, "a silent relay")),
+                Err(_) => Err(AttemptError::failed(Fault::TimedOut, SILENT)),
             },
             None => frame.await,
         };
@@ -622,7 +652,7 @@ impl Asking {
         mut step: Step,
         mut why: Option<AttemptError>,
     ) -> Result<(), AskError> {
-        self.answer = None;
+        (self.answer, self.brought) = (None, false);
         loop {
             let (member, ask) = match step {
                 Step::Ask(member, ask) => (member, ask),
@@ -677,15 +707,12 @@ impl Asking {
             .cluster
             .links
             .post(member.address(), ASK, Bytes::from(body));
-        let posted = if self.errand.is_referred() {
-            match tokio::time::timeout(self.cluster.patience, posted).await {
+        let posted = match self.patience() {
+            Some(patience) => match tokio::time::timeout(patience, posted).await {
                 Ok(posted) => posted,
-                Err(_) => {
-                    return Err(AttemptError::failed(Fault::TimedOut, "a silent relay"));
-                }
-            }
-        } else {
-            posted.await
+                Err(_) => return Err(AttemptError::failed(Fault::TimedOut, SILENT)),
+            },
+            None => posted.await,
         };
         let answer = posted.map_err(|error| link_error(&error))?;
         match answer.status() {

@@ -28,7 +28,7 @@ pub(crate) enum Kind {
     Head = 1,
     /// Bytes of the datum from the offset on.
     Data = 2,
-    /// Nothing yet, but somebody is at work.
+    /// Nothing yet, but somebody is at work; the offset says how often that was passed on.
     Beat = 3,
     /// That was all.
     End = 4,
@@ -103,6 +103,11 @@ impl Encoder {
         head.extend_from_slice(&tag);
         self.number += 1;
         head.freeze()
+    }
+
+    /// A sign of life that will have been passed on so often.
+    pub(crate) fn beat(&mut self, hops: u8) -> Bytes {
+        self.head(Kind::Beat, hops.into(), b"")
     }
 
     /// A whole frame; for short ones.
@@ -269,7 +274,7 @@ mod tests {
 
     fn answer(key: [u8; 32]) -> Vec<u8> {
         let mut encoder = Encoder::new(key);
-        let mut bytes = encoder.frame(Kind::Beat, b"").to_vec();
+        let mut bytes = encoder.beat(2).to_vec();
         bytes.extend(encoder.frame(Kind::Head, b"{}"));
         for (offset, data) in [(0, b"hello ".as_slice()), (6, b"world")] {
             bytes.extend(encoder.head(Kind::Data, offset, data));
@@ -302,7 +307,7 @@ mod tests {
 
     fn whole() -> Frames {
         vec![
-            (Kind::Beat, 0, vec![]),
+            (Kind::Beat, 2, vec![]),
             (Kind::Head, 0, b"{}".to_vec()),
             (Kind::Data, 0, b"hello ".to_vec()),
             (Kind::Data, 6, b"world".to_vec()),

@@ -547,6 +547,35 @@ impl From<PurgeDone> for Purged {
     }
 }
 
+/// Reads bytes as everything that a member may say.
+pub(super) fn fuzz(bytes: &[u8]) {
+    if let Ok(question) = Question::read(bytes) {
+        let ask = question.ask(Member::new);
+        assert!(ask.failed.len() <= FAILED_MAX);
+        if let Ok(CacheKey::Chunk(chunk)) = question.what.key(&"o".into(), 8 << 20) {
+            assert!(chunk.len() > 0 && chunk.len() <= 8 << 20);
+        }
+    }
+    match serde_json::from_slice(bytes) {
+        Ok(Head::Object {
+            answer: Ok(meta), ..
+        }) => drop(meta.read()),
+        Ok(Head::List {
+            answer: Ok(page), ..
+        }) => drop(page.read()),
+        Ok(Head::Buckets {
+            answer: Ok(buckets),
+            ..
+        }) => {
+            drop(buckets.into_iter().map(Bucket::read).collect::<Vec<_>>());
+        }
+        _ => {}
+    }
+    let _ = serde_json::from_slice::<Trouble>(bytes).map(ObjectError::from);
+    let _ = serde_json::from_slice::<Refusal>(bytes);
+    let _ = serde_json::from_slice::<Purge>(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

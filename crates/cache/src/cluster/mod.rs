@@ -42,7 +42,7 @@ use crate::{
 use arc_swap::ArcSwap;
 use gannet::{Fetcher, Select, Soon, engine::SourceId, metrics::Page};
 
-use gannet_cluster::{Ask, Change, Desk, Have, Member, Reply, SpreadConfig, Through, View};
+use gannet_cluster::{Ask, Change, Desk, Have, Member, Pace, Reply, SpreadConfig, Through, View};
 use gannet_link::{Credentials, Links, ServerCounters};
 use std::{
     collections::HashMap,
@@ -79,9 +79,8 @@ pub(crate) struct Cluster {
     credentials: Arc<Credentials>,
     links: Links,
     start: Instant,
-    /// The period of heartbeats, and for how long a relay may be silent.
-    beat: Duration,
-    patience: Duration,
+    /// How long members wait for each other.
+    pace: Pace,
     /// What is being received from other members.
     pub(crate) receiving: Receiving,
     /// What others said of a key that could not be had.
@@ -130,8 +129,7 @@ impl Cluster {
             credentials,
             links,
             start: now,
-            beat: hedge_after / 4,
-            patience: hedge_after / 2,
+            pace: Pace::new(hedge_after),
             receiving: Receiving::default(),
             words: TtlMap::new(4096, 1 << 20),
             gone: TtlMap::new(4096, 4 << 20),
@@ -195,7 +193,12 @@ impl Cluster {
     /// What to answer to a member that asks for this key, of which we have so much.
     fn answer(&self, key: &CacheKey, ask: &Ask, have: Have) -> Reply {
         let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
-        desk.answer(self.start.elapsed(), key.placement(), ask, have)
+        desk.answer(self.now(), key.placement(), ask, have)
+    }
+
+    /// The time of all decisions of the cluster.
+    fn now(&self) -> Duration {
+        self.start.elapsed()
     }
 
     /// The member at this address, with its weight if it is known.
@@ -237,6 +240,18 @@ impl Cluster {
     }
 }
 
+/// Runs a member's words and frames through the parsers that read them. For fuzzing only: none may
+/// panic, whatever comes, and no frame is read that was not written for this answer.
+#[doc(hidden)]
+pub fn fuzz(bytes: &[u8]) {
+    let mut decoder = frame::Decoder::new([0; 32]);
+    for piece in bytes.chunks(bytes.first().map_or(1, |first| usize::from(*first).max(1))) {
+        decoder.push(bytes::Bytes::copy_from_slice(piece));
+    }
+    assert!(!matches!(decoder.next(), Ok(Some(_))), "nobody wrote that");
+    message::fuzz(bytes);
+}
+
 impl Members {
     /// Whether this member fetches a key for all.
     pub(crate) fn is_ours(&self, key: &CacheKey) -> bool {
@@ -258,17 +273,17 @@ impl Members {
         self.by_id.get(&id)
     }
 
-    /// Who may hold what we coordinate since a short while: the one before us.
+    /// Who may hold what we are about to fetch from the origin: where we stand in, the coordinator;
+    /// where we coordinate it, and members have come or gone of late, the runner-up, who did before us
+    /// or stood in for us.
     pub(crate) fn holder(&self, key: &CacheKey) -> Option<SourceId> {
-        if self.changed.elapsed() > HANDOVER {
+        let placement = key.placement();
+        if self.changed.elapsed() > HANDOVER
+            && matches!(self.view.through(placement), Through::Nobody { .. })
+        {
             return None;
         }
-        match self.view.through(key.placement()) {
-            Through::Nobody {
-                before: Some(before),
-            } => self.id(before),
-            _ => None,
-        }
+        self.id(self.view.holder(placement)?)
     }
 
     /// The sources of a key that others coordinate, best first.

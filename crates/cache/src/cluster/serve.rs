@@ -12,6 +12,7 @@ use super::{
         Bucket, Head, Meta, Page, Purge, PurgeDone, Question, Refusal, Refused, Trouble, What,
     },
     metrics::Answered,
+    under_way::Sign,
 };
 use crate::{
     core::{Core, ReadPath, Route},
@@ -119,18 +120,23 @@ async fn ask(
         }
         Says::Serve | Says::Fill => {
             cluster.metrics.answered(Answered::Served);
+            let route = if have == Have::Receiving && says == Says::Serve {
+                Route::Peer
+            } else {
+                Route::Home
+            };
             let serving = Serving {
                 core: Arc::clone(core),
                 cluster: Arc::clone(cluster),
-                route: if have == Have::Receiving && says == Says::Serve {
-                    Route::Peer
-                } else {
-                    Route::Home
-                },
-                signs: cluster.receiving.signs(&key),
+                route,
+                sign: cluster.receiving.sign(&key),
                 at: question.from_byte,
-                ticks: ticks(cluster.beat),
-                stage: begin(core, &key, &question, &asked, have, &says),
+                // What is only passed on should not wait for long.
+                ticks: ticks(match route {
+                    Route::Peer => cluster.pace.beat() / 4,
+                    _ => cluster.pace.beat(),
+                }),
+                stage: begin(core, &key, &question, &asked, route),
                 key,
                 encoder,
             };
@@ -172,8 +178,8 @@ struct Serving {
     /// The next byte of the chunk.
     at: u64,
     ticks: Interval,
-    /// Signs heard from upstream when the last heartbeat was sent.
-    signs: u64,
+    /// The sign from upstream that was passed on last.
+    sign: Sign,
 }
 
 enum Stage {
@@ -192,8 +198,7 @@ fn begin(
     key: &CacheKey,
     question: &Question,
     asked: &Ask,
-    have: Have,
-    says: &Says,
+    route: Route,
 ) -> Stage {
     let mut hasher = DefaultHasher::new();
     asked.asker.address().hash(&mut hasher);
@@ -201,11 +206,6 @@ fn begin(
         request_id: question.request.as_str().into(),
         // Members take turns.
         owner: (hasher.finish() >> 32) as u32,
-    };
-    let route = if have == Have::Receiving && *says == Says::Serve {
-        Route::Peer
-    } else {
-        Route::Home
     };
     let (core, key) = (Arc::clone(core), key.clone());
     match key {
@@ -313,10 +313,11 @@ impl Serving {
                 },
             };
             match came {
-                Came::Tick if self.is_at_work() => {
-                    return Some(vec![self.encoder.frame(Kind::Beat, b"")]);
+                Came::Tick => {
+                    if let Some(hops) = self.at_work() {
+                        return Some(vec![self.encoder.beat(hops)]);
+                    }
                 }
-                Came::Tick => {}
                 Came::Opened(Ok(stream)) => {
                     self.stage = Stage::Reading(stream);
                     let total = match &self.key {
@@ -352,16 +353,18 @@ impl Serving {
         }
     }
 
-    /// Whether somebody is at work on what is not here yet: we ourselves, or, where we only pass on,
-    /// somebody from whom we have heard since the last time.
-    fn is_at_work(&mut self) -> bool {
+    /// Whether somebody is at work on what is not here yet, and how often that was passed on: we
+    /// ourselves, or, where we only pass on, somebody from whom we have heard since the last time.
+    fn at_work(&mut self) -> Option<u8> {
         if self.route == Route::Peer {
-            let signs = self.cluster.receiving.signs(&self.key);
-            return signs != std::mem::replace(&mut self.signs, signs);
+            let sign = self.cluster.receiving.sign(&self.key);
+            let before = std::mem::replace(&mut self.sign, sign);
+            return (sign != before && sign != Sign::default()).then_some(sign.hops);
         }
         // Until the first byte, the queue bounds the wait; after it, the plan of what is under way.
-        matches!(self.stage, Stage::Opening(_) | Stage::Asking(_))
-            || self.core.ways.under_way.has(&self.key)
+        let works = matches!(self.stage, Stage::Opening(_) | Stage::Asking(_))
+            || self.core.ways.under_way.has(&self.key);
+        works.then_some(0)
     }
 
     fn data(&mut self, mut bytes: Bytes, stream: SegmentStream) -> Vec<Bytes> {

@@ -1,12 +1,14 @@
 //! What is being received from other members, and the signs that somebody upstream is at work.
 //!
-//! A relay passes on a sign only when it hears one: two members that wait for each other would
-//! otherwise keep each other waiting for ever.
+//! A relay passes on a sign only when it hears one, and not for ever (`gannet_cluster::Passed`): two
+//! members that wait for each other would otherwise keep each other waiting.
 
 use crate::key::CacheKey;
+use gannet_cluster::{Pace, Passed};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 /// What is being received.
@@ -16,7 +18,17 @@ pub(crate) struct Receiving(Arc<Mutex<HashMap<CacheKey, Entry>>>);
 #[derive(Debug, Default)]
 struct Entry {
     attempts: u32,
-    signs: u64,
+    passed: Passed,
+    sign: Sign,
+}
+
+/// The last sign to be passed on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sign {
+    /// How many there have been.
+    number: u64,
+    /// How often it will have been passed on.
+    pub(super) hops: u8,
 }
 
 impl Receiving {
@@ -34,9 +46,12 @@ impl Receiving {
         self.lock().contains_key(key)
     }
 
-    /// Signs heard for this key so far.
-    pub(super) fn signs(&self, key: &CacheKey) -> u64 {
-        self.lock().get(key).map_or(0, |entry| entry.signs)
+    /// The last sign heard for this key that is to be passed on.
+    pub(super) fn sign(&self, key: &CacheKey) -> Sign {
+        self.lock()
+            .get(key)
+            .map(|entry| entry.sign)
+            .unwrap_or_default()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<CacheKey, Entry>> {
@@ -52,10 +67,16 @@ pub(super) struct Entered {
 }
 
 impl Entered {
-    /// Somebody upstream is at work.
-    pub(super) fn sign(&self) {
-        if let Some(entry) = self.receiving.lock().get_mut(&self.key) {
-            entry.signs += 1;
+    /// Somebody upstream is at work, as a sign says that was passed on so often. Times are those of
+    /// the desk.
+    pub(super) fn sign(&self, now: Duration, hops: u8, pace: Pace) {
+        if let Some(entry) = self.receiving.lock().get_mut(&self.key)
+            && let Some(hops) = entry.passed.on(now, hops, pace)
+        {
+            entry.sign = Sign {
+                number: entry.sign.number + 1,
+                hops,
+            };
         }
     }
 }
@@ -82,12 +103,14 @@ mod tests {
         let key = CacheKey::Buckets;
         let one = receiving.enter(&key);
         let two = receiving.enter(&key);
-        one.sign();
-        assert_eq!(receiving.signs(&key), 1);
+        let pace = Pace::new(Duration::from_secs(1));
+        one.sign(Duration::ZERO, 3, pace);
+        one.sign(Duration::ZERO, 0, pace);
+        assert_eq!(receiving.sign(&key), Sign { number: 1, hops: 4 });
         drop(one);
         assert!(receiving.has(&key));
         drop(two);
         assert!(!receiving.has(&key) && receiving.lock().is_empty());
-        assert_eq!(receiving.signs(&key), 0);
+        assert_eq!(receiving.sign(&key), Sign::default());
     }
 }
