@@ -23,7 +23,7 @@ COPY --from=build /out/ /
 ENV GANNET_DATA=/var/cache/gannet \
     GANNET_OPS_LISTEN=0.0.0.0:9002
 VOLUME /var/cache/gannet
-EXPOSE 9000 9002
+EXPOSE 9000 9001 9002
 # SIGTERM lets requests under way finish.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/usr/bin/gannet"]

