@@ -8,7 +8,13 @@ use gannet_cluster::Member;
 use gannet_link::{CredentialFiles, LinkError};
 use gannet_members::{DnsName, MembersError};
 use gannet_store::StoreError;
-use std::{fmt, io, net::SocketAddr, num::NonZeroU16, path::PathBuf, time::Duration};
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    num::{NonZeroU16, NonZeroU32},
+    path::PathBuf,
+    time::Duration,
+};
 
 /// The least chunk: below it, the cost of a request is no longer small beside that of its bytes.
 pub const CHUNK_BYTES_MIN: u64 = 1 << 20;
@@ -86,8 +92,9 @@ pub struct ClusterConfig {
     pub members: MembersFrom,
     /// How members prove to each other that they are. Without any, nothing leaves loopback.
     pub credentials: CredentialFiles,
-    /// How many times a member sends one chunk before it sends askers on to those that have it \[8\].
-    pub sends_max: u32,
+    /// How many times a member sends one chunk before it sends askers on to those that have it \[8
+    /// among up to 16 members, 2 among more\].
+    pub sends_max: Option<NonZeroU32>,
 }
 
 /// How a member finds the others.

@@ -149,7 +149,14 @@ impl ReadPath {
             meta: Arc::clone(&ways.meta),
             listings: Arc::clone(&listings),
         };
-        let plans = Plans::new(config.chunk_bytes, config.hedge_after);
+        // Where nobody is asked before the origin, the queue's time is over before the first try.
+        let before = if cluster.is_some() || sources.shared {
+            config.queue_timeout
+        } else {
+            Duration::ZERO
+        };
+        let (chunk, hedge) = (config.chunk_bytes, config.hedge_after);
+        let plans = Plans::new(chunk, hedge, before);
         let unfit = |error: engine::ConfigError| CacheError::Config(error.to_string());
         let select = HomeSelect {
             sources,
@@ -200,7 +207,7 @@ impl ReadPath {
             ways,
             listings,
             plans,
-            peer_plans: Plans::of_members(config.chunk_bytes, config.hedge_after),
+            peer_plans: Plans::of_members(chunk, hedge, before),
             sequence: Sequence::new(),
             // Half of what the origin bears, and half of what may be in memory, is left to demand.
             aheads: Aheads::new(ahead_max(config)),
@@ -282,14 +289,16 @@ fn ahead_max(config: &ReadConfig) -> usize {
 
 fn fetcher_config(config: &ReadConfig, cap: u32, bytes_max: u64) -> gannet::Config {
     let defaults = engine::Config::default();
+    let racing_max = cap.saturating_mul(2).max(defaults.racing_max);
     gannet::Config {
         engine: engine::Config {
-            // The groups are what bounds; this only must not be less than they are.
-            racing_max: cap.saturating_mul(2).max(defaults.racing_max),
+            // The groups are what bounds; these only must not be less than they are. Above all no
+            // member may look as if it were lost because much is asked of it.
+            racing_max,
             fetches_max: 256 << 10,
             waiters_max: 1 << 20,
             bytes_max,
-            source_limits: limits(cap),
+            source_limits: limits(racing_max),
             health: engine::HealthConfig {
                 // A single 503 is no reason to leave an origin alone for long; its limit is halved.
                 busy_pause: Duration::from_millis(200),

@@ -32,22 +32,23 @@ pub(crate) struct Plans {
 impl Plans {
     /// Plans for chunks of this length from stores and origins; hedges come after this long without a
     /// sign, or after the source's 99th percentile, whichever is longer.
-    pub(crate) fn new(chunk_size: u64, hedge_after: Duration) -> Self {
-        Self::with(
-            chunk_size,
-            Hedge::AtQuantile {
-                permille: 990,
-                floor: hedge_after,
-            },
-        )
+    ///
+    /// `before` is how long a fetch may wait for its turn at the origin after it has asked somebody
+    /// else in vain: its time for tries has begun by then.
+    pub(crate) fn new(chunk_size: u64, hedge_after: Duration, before: Duration) -> Self {
+        let hedge = Hedge::AtQuantile {
+            permille: 990,
+            floor: hedge_after,
+        };
+        Self::with(chunk_size, hedge, before)
     }
 
     /// The same from other members. One that waits for a slow origin says so, again and again: a silence
     /// is a member that is lost, however long answers take. What bounds the origin's slowness is the
     /// plan of whoever asks it, a little before these.
-    pub(crate) fn of_members(chunk_size: u64, hedge_after: Duration) -> Self {
+    pub(crate) fn of_members(chunk_size: u64, hedge_after: Duration, before: Duration) -> Self {
         let hedge = Hedge::After(hedge_after);
-        let of_origin = Self::with(chunk_size, hedge);
+        let of_origin = Self::with(chunk_size, hedge, before);
         let later = |plan: &Plan| {
             let more = Duration::from_secs(5);
             Arc::new(Plan {
@@ -70,11 +71,11 @@ impl Plans {
         }
     }
 
-    fn with(chunk_size: u64, hedge: Hedge) -> Self {
+    fn with(chunk_size: u64, hedge: Hedge, before: Duration) -> Self {
         // Before the first byte, and with resumption after it too: 3 tries in 5 s.
         let retry = Retry::Budget {
             tries: 3,
-            total: Duration::from_secs(5),
+            total: Duration::from_secs(5) + before,
             backoff: Backoff {
                 base: Duration::from_millis(100),
                 growth_permille: 2000,
@@ -172,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_short_chunk_reserves_no_more_than_its_length() {
-        let plans = Plans::new(8 << 20, Duration::from_secs(1));
+        let plans = Plans::new(8 << 20, Duration::from_secs(1), Duration::ZERO);
         assert!(Arc::ptr_eq(&plans.chunk(8 << 20), &plans.chunk(8 << 20)));
         assert_eq!(plans.chunk(7).body_bytes_max, 7);
         assert_eq!(plans.chunk(7).lifetime, plans.chunk(8 << 20).lifetime);
@@ -183,7 +184,8 @@ mod tests {
     #[test]
     fn members_are_given_up_for_their_silence_and_after_the_origin() {
         let hedge = Duration::from_secs(1);
-        let (origin, member) = (Plans::new(8, hedge), Plans::of_members(8, hedge));
+        let origin = Plans::new(8, hedge, Duration::ZERO);
+        let member = Plans::of_members(8, hedge, Duration::ZERO);
         for (origin, member) in [
             (&origin.question, &member.question),
             (&origin.listing, &member.listing),

@@ -70,11 +70,21 @@ pub enum Reply {
     NotHere,
 }
 
+/// Up to so many members, one may send a datum to several others before it sends askers on: the way
+/// of a chunk is short, and nobody is anybody's relay.
+const FEW: usize = 16;
+/// How often one sends a datum among few, and among many. Who asks first relays, and in a cluster that
+/// starts on one object the same members ask first for each chunk: the more each sends, the more these
+/// carry (`sim/cluster` has the numbers).
+const SENDS_AMONG_FEW: u32 = 8;
+const SENDS_AMONG_MANY: u32 = 2;
+
 /// One member's view of the cluster, and what it answers to others.
 #[derive(Debug)]
 pub struct Desk {
     view: View,
     spread: Spread,
+    by_members: bool,
 }
 
 impl Desk {
@@ -83,6 +93,20 @@ impl Desk {
         Self {
             view: View::new(me),
             spread: Spread::new(spread),
+            by_members: false,
+        }
+    }
+
+    /// The same, but how often one sends a datum depends on how many members there are: 8 times among
+    /// up to 16, and twice among more.
+    pub fn by_members(me: Member) -> Self {
+        let few = SpreadConfig {
+            sends_max: SENDS_AMONG_FEW,
+            ..SpreadConfig::default()
+        };
+        Self {
+            by_members: true,
+            ..Self::new(me, few)
         }
     }
 
@@ -95,6 +119,14 @@ impl Desk {
     /// are gone.
     pub fn looked(&mut self, found: Option<Vec<Member>>) -> Change {
         let change = self.view.looked(found);
+        if self.by_members && !change.is_empty() {
+            let few = self.view.members().len() <= FEW;
+            self.spread.set_sends_max(if few {
+                SENDS_AMONG_FEW
+            } else {
+                SENDS_AMONG_MANY
+            });
+        }
         if !change.went.is_empty() {
             let members: Vec<&Member> = self.view.members().collect();
             self.spread
@@ -194,6 +226,29 @@ mod tests {
             check(key, Role::Relay, [Serve, Serve, Serve, NotHere]);
             check(key, Role::Holder, [Serve, NotHere, NotHere, NotHere]);
         }
+    }
+
+    #[test]
+    fn sends_less_among_many() {
+        let sent = |others: usize| {
+            let mut desk = Desk::by_members(member("a"));
+            let names: Vec<Member> = (0..others).map(|n| member(&format!("m{n}"))).collect();
+            desk.looked(Some(names.clone()));
+            let view = desk.view().clone();
+            let own = (0..u64::MAX).find(|key| view.answers_for(*key, false));
+            let mut served = 0;
+            for asker in names {
+                let ask = Ask {
+                    asker,
+                    role: Role::Coordinator,
+                    failed: Vec::new(),
+                };
+                let answer = desk.answer(Duration::ZERO, own.expect("some"), &ask, Have::Whole);
+                served += u32::from(answer == Reply::Serve);
+            }
+            served
+        };
+        assert_eq!((sent(15), sent(16)), (SENDS_AMONG_FEW, SENDS_AMONG_MANY));
     }
 
     #[test]

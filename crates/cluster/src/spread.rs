@@ -117,6 +117,11 @@ impl Spread {
         }
     }
 
+    /// From now on one member sends a datum so often; zero counts as one.
+    pub fn set_sends_max(&mut self, sends_max: u32) {
+        self.config.sends_max = sends_max.max(1);
+    }
+
     /// Data that are remembered.
     pub fn len(&self) -> usize {
         self.data.len()

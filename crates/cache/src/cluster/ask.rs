@@ -591,6 +591,8 @@ impl Asking {
                     Err(_) => unfit("a failure that is none"),
                 },
                 Kind::Refer => {
+                    // Somebody is there, and has told us where to go.
+                    self.heartbeat.beat();
                     let address = String::from_utf8_lossy(&frame.text()).into_owned();
                     let member = self.cluster.member(&address);
                     let step = self.errand.answered(Said::Refer(member));

@@ -46,6 +46,7 @@ use gannet_cluster::{Ask, Change, Desk, Have, Member, Pace, Reply, SpreadConfig,
 use gannet_link::{Credentials, Links, ServerCounters};
 use std::{
     collections::HashMap,
+    num::NonZeroU32,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -105,17 +106,23 @@ impl Cluster {
     /// A member that sees itself alone, until it is told of others.
     pub(crate) fn new(
         me: Member,
-        sends_max: u32,
+        sends_max: Option<NonZeroU32>,
         hedge_after: Duration,
         credentials: Arc<Credentials>,
         links: Links,
     ) -> Self {
-        let spread = SpreadConfig {
-            sends_max,
-            ..SpreadConfig::default()
-        };
         let now = Instant::now();
-        let desk = Desk::new(me.clone(), spread);
+        let desk = match sends_max {
+            Some(sends_max) => {
+                let sends_max = sends_max.get();
+                let spread = SpreadConfig {
+                    sends_max,
+                    ..SpreadConfig::default()
+                };
+                Desk::new(me.clone(), spread)
+            }
+            None => Desk::by_members(me.clone()),
+        };
         let members = Members {
             view: desk.view().clone(),
             ids: HashMap::new(),

@@ -57,6 +57,14 @@ pub(crate) async fn serve(
     request: Request<Bytes>,
 ) -> Response<Served> {
     let body = request.body();
+    // A request is for one member: with a shared secret, what was overheard on its way to one would
+    // otherwise be as good at another.
+    let meant = request.uri().authority();
+    if meant.is_some_and(|meant| meant.as_str() != cluster.me().address()) {
+        tracing::warn!(peer = %peer.address, ?meant, me = ?cluster.me(), "meant for another member");
+        cluster.metrics.answered(Answered::Refused);
+        return text(StatusCode::MISDIRECTED_REQUEST, "meant for another member");
+    }
     match request.uri().path() {
         ASK => ask(&path.0, &cluster, &peer, body).await,
         WARM => warm(&path.0, &cluster, body).await,

@@ -108,7 +108,7 @@ fn alone() -> ClusterConfig {
         weight: NonZeroU16::MIN,
         members: MembersFrom::Fixed(Vec::new()),
         credentials: CredentialFiles::None,
-        sends_max: 8,
+        sends_max: None,
     }
 }
 

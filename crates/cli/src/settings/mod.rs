@@ -137,8 +137,8 @@ settings! {
     /// have it, but nothing is encrypted.
     cluster_secret ("cluster-secret" "FILE"): Option<PathBuf> = None;
     /// How many times a member sends one chunk to others before it sends those who ask on to members
-    /// that have it by then.
-    sends_max ("sends-max" "N"): u32 = 8;
+    /// that have it by then. Not set: 8 in a cluster of up to 16 members, 2 in a larger one.
+    sends_max ("sends-max" "N"): Option<u32> = None;
     /// The directory of the disk tier. Not set: $CACHE_DIRECTORY (which systemd sets), else
     /// $XDG_CACHE_HOME/gannet, else ~/.cache/gannet.
     data ("data" "DIR"): Option<PathBuf> = None;
@@ -299,7 +299,13 @@ impl Settings {
             return Err(Error::usage(format!("--weight is {}", self.weight.value))
                 .remedy("between 1 and 65535"));
         }
-        if self.sends_max.value == 0 {
+        if self.weight.value != 1 && self.gossip_listen.value.is_none() {
+            return Err(Error::usage(
+                "--weight is told to others by gossip, and this member uses none",
+            )
+            .remedy("`ADDRESS*WEIGHT` in --peers of all members, or the weights of SRV records"));
+        }
+        if self.sends_max.value == Some(0) {
             return Err(Error::usage("--sends-max is 0: nothing could ever be sent"));
         }
         Ok(())

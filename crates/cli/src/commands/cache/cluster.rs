@@ -5,7 +5,7 @@ use crate::{
     settings::Settings,
 };
 use gannet_cache::{ClusterConfig, CredentialFiles, Discovery, MembersFrom, TlsFiles};
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 
 /// The cluster that these settings describe; none where they describe none. They have been checked
 /// against each other.
@@ -33,7 +33,7 @@ pub(super) fn config(settings: &Settings) -> Result<Option<ClusterConfig>> {
             .unwrap_or(NonZeroU16::MIN),
         members,
         credentials: credentials(settings),
-        sends_max: settings.sends_max.value,
+        sends_max: settings.sends_max.value.and_then(NonZeroU32::new),
     }))
 }
 
