@@ -144,6 +144,9 @@ impl Peer {
             .args(["--memory-max", &format!("{memory_mib}MiB")])
             .args(["--chunk-size", "8MiB"])
             .args(more);
+        // These are for us: it takes all of the prefix for its own, and refuses what it does not know.
+        command.env_remove("GANNET_BENCH_ARGS");
+        command.env_remove("GANNET_BENCH_LOGS");
         // Somebody who looks for a cause wants more of it.
         if std::env::var_os("GANNET_LOG_LEVEL").is_none() {
             command.args(["--log-level", "warn"]);

@@ -23,7 +23,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::task::JoinSet;
+use tokio::task::JoinHandle;
 
 /// How members find each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +142,7 @@ struct Member {
     gossip: String,
     /// Tells its reader to go.
     stop: Arc<AtomicBool>,
+    reader: Option<JoinHandle<()>>,
 }
 
 /// What all readers share.
@@ -185,7 +186,6 @@ impl<'a> Churn<'a> {
 
     async fn run(mut self, section: &mut Section, title: &str) -> Vec<Phase> {
         let lasting = Duration::from_secs(self.run.pick(15, 8));
-        let mut readers = JoinSet::new();
         for _ in 0..3 {
             self.name_next();
         }
@@ -194,7 +194,7 @@ impl<'a> Churn<'a> {
             self.start(n);
         }
         for n in 0..3 {
-            self.until_ready(n, &mut readers);
+            self.until_ready(n);
         }
         let mut phases = Vec::new();
         self.phase("3 members", lasting, &mut phases).await;
@@ -205,17 +205,19 @@ impl<'a> Churn<'a> {
                     let n = self.members.len() - 1;
                     self.start(n);
                     // As an orchestrator does it: ready first, then found by the others.
-                    self.until_ready(n, &mut readers);
+                    self.until_ready(n);
                     self.serve_zone();
                 }
-                Step::Leave(n) => self.leave(n),
+                Step::Leave(n) => self.leave(n).await,
             }
             self.phase(what, lasting, &mut phases).await;
         }
         for member in &self.members {
             member.stop.store(true, Relaxed);
         }
-        readers.join_all().await;
+        for member in &mut self.members {
+            member.until_left().await;
+        }
         let peers = self
             .members
             .iter()
@@ -260,6 +262,7 @@ impl<'a> Churn<'a> {
             internal: internal(),
             gossip: format!("127.0.0.1:{}", free_port()),
             stop: Arc::default(),
+            reader: None,
         });
     }
 
@@ -287,7 +290,7 @@ impl<'a> Churn<'a> {
     }
 
     /// Waits for it, and lets its reader begin.
-    fn until_ready(&mut self, n: usize, readers: &mut JoinSet<()>) {
+    fn until_ready(&mut self, n: usize) {
         let member = &mut self.members[n];
         let Some(peer) = &mut member.peer else {
             return;
@@ -295,13 +298,14 @@ impl<'a> Churn<'a> {
         peer.until_ready();
         let url = format!("{}/bench", peer.url());
         let reading = read(self.readers.clone(), url, n as u64, member.stop.clone());
-        readers.spawn(reading);
+        member.reader = Some(tokio::spawn(reading));
     }
 
     /// It is taken off its balancer and out of the name service, and told to end.
-    fn leave(&mut self, n: usize) {
+    async fn leave(&mut self, n: usize) {
         let member = &mut self.members[n];
         member.stop.store(true, Relaxed);
+        member.until_left().await;
         keep_logs("churn left", &member.peer);
         let peer = member.peer.take();
         self.serve_zone();
@@ -332,6 +336,13 @@ impl<'a> Churn<'a> {
 impl Member {
     fn is_there(&self) -> bool {
         self.peer.is_some()
+    }
+
+    /// Its reader was told to go.
+    async fn until_left(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.await.expect("a reader does not panic");
+        }
     }
 }
 

@@ -136,7 +136,10 @@ pub(crate) async fn run(run: &Run, section: &mut Section) {
             time(load::p99(&before)),
             time(median(&soon)),
             time(load::p99(&soon)),
-            time(load::p99(&later)),
+            match later.is_empty() {
+                true => "-".into(),
+                false => time(load::p99(&later)),
+            },
             time(stall),
             format!("{} x", number(*origin)),
         ]);
