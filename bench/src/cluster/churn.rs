@@ -23,7 +23,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::MissedTickBehavior};
 
 /// How members find each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -306,7 +306,7 @@ impl<'a> Churn<'a> {
         let member = &mut self.members[n];
         member.stop.store(true, Relaxed);
         member.until_left().await;
-        keep_logs("churn left", &member.peer);
+        keep_logs(&format!("churn {:?} left {n}", self.way), &member.peer);
         let peer = member.peer.take();
         self.serve_zone();
         if let Some(process) = peer {
@@ -357,6 +357,7 @@ async fn read(readers: Arc<Readers>, url: String, seed: u64, stop: Arc<AtomicBoo
     let count = readers.expected.len() as u64;
     let mut turn = 0;
     let mut ticks = tokio::time::interval(Duration::from_millis(20));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !stop.load(Relaxed) {
         ticks.tick().await;
         // Each pass in another order, and each reader in another one.

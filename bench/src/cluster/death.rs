@@ -18,7 +18,7 @@ use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::MissedTickBehavior};
 
 const CLUSTER: Setup = Setup::new(Kind::Gannet, 5);
 
@@ -184,6 +184,8 @@ async fn measure(run: &Run, load: &Load, fate: Fate) -> (Vec<Read>, f64) {
     let mut reads: JoinSet<Read> = JoinSet::new();
     let mut lost_reads = Vec::new();
     let mut ticks = tokio::time::interval(load.every);
+    // Where the machine cannot keep up, the load goes down and not up.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut objects, mut lost) = (0, false);
     while Instant::now() < end {
         ticks.tick().await;
