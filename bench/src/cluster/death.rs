@@ -20,7 +20,7 @@ use std::{
 };
 use tokio::{task::JoinSet, time::MissedTickBehavior};
 
-const CLUSTER: Setup = Setup::new(Kind::Gannet, 5);
+const CLUSTER: Setup = Setup::cluster(5);
 
 /// What befalls a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

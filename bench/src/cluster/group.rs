@@ -10,18 +10,34 @@ use tempfile::TempDir;
 pub(crate) struct Setup {
     pub(crate) kind: Kind,
     pub(crate) count: usize,
+    /// Whether they know each other.
+    pub(crate) together: bool,
 }
 
 impl Setup {
-    pub(crate) const fn new(kind: Kind, count: usize) -> Self {
-        Self { kind, count }
+    /// Some that do not know each other.
+    pub(crate) const fn apart(kind: Kind, count: usize) -> Self {
+        Self {
+            kind,
+            count,
+            together: false,
+        }
+    }
+
+    /// A cluster; one alone is none.
+    pub(crate) const fn cluster(count: usize) -> Self {
+        Self {
+            kind: Kind::Gannet,
+            count,
+            together: count > 1,
+        }
     }
 
     pub(crate) fn name(self) -> String {
-        match (self.kind, self.count) {
-            (kind, 1) => kind.name().into(),
-            (Kind::Gannet, count) => format!("gannet, cluster of {count}"),
-            (kind, count) => format!("{} x{count}", kind.name()),
+        match self.count {
+            1 => self.kind.name().into(),
+            count if self.together => format!("{}, cluster of {count}", self.kind.name()),
+            count => format!("{} x{count}", self.kind.name()),
         }
     }
 }
@@ -79,7 +95,7 @@ pub(crate) struct Group {
 impl Group {
     /// Starts them, empty, in front of an origin.
     pub(crate) fn start(run: &Run, setup: Setup, origin: &Origin, memory_mib: u64) -> Self {
-        if (setup.kind, setup.count) == (Kind::Gannet, 1) || setup.kind != Kind::Gannet {
+        if !setup.together {
             let start = |_| Peer::start(run, setup.kind, origin, memory_mib);
             return Self {
                 peers: (0..setup.count).map(start).collect(),

@@ -17,13 +17,13 @@ use tokio::{sync::oneshot, task::JoinSet};
 
 const LATENCY: Duration = Duration::from_millis(20);
 
-const CLUSTER: Setup = Setup::new(Kind::Gannet, 5);
+const CLUSTER: Setup = Setup::cluster(5);
 
 const SETUPS: [Setup; 4] = [
     CLUSTER,
-    Setup::new(Kind::Gannet, 1),
-    Setup::new(Kind::NginxSlice, 1),
-    Setup::new(Kind::Varnish, 1),
+    Setup::cluster(1),
+    Setup::apart(Kind::NginxSlice, 1),
+    Setup::apart(Kind::Varnish, 1),
 ];
 
 /// First bytes, by who waited for them.

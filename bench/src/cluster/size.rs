@@ -23,13 +23,13 @@ use std::{
 use tokio::task::JoinSet;
 
 const SETUPS: [Setup; 7] = [
-    Setup::new(Kind::Gannet, 1),
-    Setup::new(Kind::Gannet, 3),
-    Setup::new(Kind::Gannet, 5),
-    Setup::new(Kind::NginxSlice, 1),
-    Setup::new(Kind::NginxSlice, 3),
-    Setup::new(Kind::Varnish, 1),
-    Setup::new(Kind::Varnish, 3),
+    Setup::cluster(1),
+    Setup::cluster(3),
+    Setup::cluster(5),
+    Setup::apart(Kind::NginxSlice, 1),
+    Setup::apart(Kind::NginxSlice, 3),
+    Setup::apart(Kind::Varnish, 1),
+    Setup::apart(Kind::Varnish, 3),
 ];
 
 /// Connections of all clients together.
@@ -124,7 +124,7 @@ async fn case(run: &Run, section: &mut Section, title: &str, what: What, objects
                 .sum::<u64>()
                 .to_string(),
             format!("{} x", number(of(&|m| m.origin))),
-            match setup.kind == Kind::Gannet && setup.count > 1 {
+            match setup.together {
                 true => format!("{} x", number(of(&|m| m.between))),
                 false => "-".into(),
             },
@@ -133,7 +133,7 @@ async fn case(run: &Run, section: &mut Section, title: &str, what: What, objects
         ]);
     }
     let of = |count, f: &dyn Fn(&Measured) -> f64| {
-        let runs = all.get(&Setup::new(Kind::Gannet, count))?;
+        let runs = all.get(&Setup::cluster(count))?;
         Some(median(runs.iter().map(f)))
     };
     if let (Some(three), Some(five)) = (of(3, &Measured::cost), of(5, &Measured::cost)) {
@@ -148,7 +148,7 @@ async fn case(run: &Run, section: &mut Section, title: &str, what: What, objects
     }
     section.table(title, &rows);
     for count in [3, 5] {
-        let setup = Setup::new(Kind::Gannet, count);
+        let setup = Setup::cluster(count);
         let Some(runs) = all.get(&setup) else {
             continue;
         };

@@ -17,15 +17,17 @@ use gannet_testkit::{
 };
 use std::collections::BTreeMap;
 
-const CLUSTER: Setup = Setup::new(Kind::Gannet, 5);
+const CLUSTER: Setup = Setup::cluster(5);
 
-const SETUPS: [Setup; 6] = [
+/// As many that do not know each other show what that many processes cost here.
+const SETUPS: [Setup; 7] = [
     CLUSTER,
-    Setup::new(Kind::Gannet, 1),
-    Setup::new(Kind::NginxSlice, 1),
-    Setup::new(Kind::NginxSlice, 3),
-    Setup::new(Kind::Varnish, 1),
-    Setup::new(Kind::Varnish, 3),
+    Setup::apart(Kind::Gannet, 5),
+    Setup::cluster(1),
+    Setup::apart(Kind::NginxSlice, 1),
+    Setup::apart(Kind::NginxSlice, 3),
+    Setup::apart(Kind::Varnish, 1),
+    Setup::apart(Kind::Varnish, 3),
 ];
 
 struct Measured {
@@ -34,6 +36,8 @@ struct Measured {
     /// Bytes between members.
     between: f64,
     hedges: f64,
+    /// Seconds of CPU, of all servers.
+    cpu: f64,
 }
 
 pub(crate) async fn run(run: &Run, section: &mut Section) {
@@ -79,14 +83,16 @@ async fn measure(run: &Run, section: &mut Section, title: &str, clients: usize, 
                     .metric("gannet_cluster_bytes_total{direction=\"received\"}")
                     .await,
                 hedges: group.metric("gannet_fetch_hedges_total").await,
+                cpu: group.cpu(),
             };
             eprintln!(
-                "{title}: {}: {:?}, {:?}, {} MiB between members, {} hedges",
+                "{title}: {}: {:?}, {:?}, {} MiB between members, {} hedges, {} s of CPU",
                 setup.name(),
                 measured.outcome,
                 measured.origin,
                 measured.between / MIB as f64,
-                measured.hedges
+                measured.hedges,
+                measured.cpu
             );
             keep_logs(&format!("{title} {}", setup.name()), &group.peers);
             all.entry(setup).or_default().push(measured);
@@ -102,6 +108,7 @@ async fn measure(run: &Run, section: &mut Section, title: &str, clients: usize, 
         "HEADs",
         "x the object",
         "between members",
+        "CPU us a MiB",
     ];
     let mut rows = vec![heads.map(String::from).to_vec()];
     let size = expected.len() as f64;
@@ -116,10 +123,11 @@ async fn measure(run: &Run, section: &mut Section, title: &str, clients: usize, 
             number(of(&|m| m.origin.gets as f64)),
             number(of(&|m| m.origin.heads as f64)),
             format!("{} x", number(of(&|m| m.origin.bytes as f64) / size)),
-            match setup.kind == Kind::Gannet && setup.count > 1 {
+            match setup.together {
                 true => format!("{} x", number(of(&|m| m.between) / size)),
                 false => "-".into(),
             },
+            number(of(&|m| m.cpu) * 1e6 / (size * clients as f64 / MIB as f64)),
         ]);
         let wrong: usize = runs.iter().map(|m| m.outcome.wrong).sum();
         if wrong > 0 {
