@@ -37,8 +37,15 @@ pub(crate) struct Outcome {
     pub(crate) total: f64,
 }
 
-enum Experience {
-    Right { first_byte: f64, total: f64 },
+/// What one client experienced, in seconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Experience {
+    Right {
+        first_byte: f64,
+        total: f64,
+        /// The longest time without a byte, that before the first included.
+        stall: f64,
+    },
     Wrong,
     Cut,
 }
@@ -50,28 +57,36 @@ pub(crate) async fn stampede(
     clients: usize,
     expected: &Bytes,
 ) -> Outcome {
+    stampede_over(&[url.to_owned()], range, clients, expected).await
+}
+
+/// The same, over several URLs of one object: clients take turns.
+pub(crate) async fn stampede_over(
+    urls: &[String],
+    range: Option<Range<u64>>,
+    clients: usize,
+    expected: &Bytes,
+) -> Outcome {
     let barrier = Arc::new(Barrier::new(clients));
     let part = range.clone().map_or_else(
         || expected.clone(),
         |range| expected.slice(range.start as usize..range.end as usize),
     );
     let mut tasks = JoinSet::new();
-    for _ in 0..clients {
+    for url in urls.iter().cycle().take(clients) {
         let (barrier, url, range, part) =
             (barrier.clone(), url.to_owned(), range.clone(), part.clone());
         tasks.spawn(async move {
             barrier.wait().await;
-            let download = timeout(PATIENCE, client(&url, range, &part)).await;
-            download
-                .ok()
-                .and_then(Result::ok)
-                .unwrap_or(Experience::Cut)
+            read(&url, range, &part, || ()).await
         });
     }
     let (mut firsts, mut totals, mut wrong) = (Vec::new(), Vec::new(), 0);
     for experience in tasks.join_all().await {
         match experience {
-            Experience::Right { first_byte, total } => {
+            Experience::Right {
+                first_byte, total, ..
+            } => {
                 firsts.push(first_byte);
                 totals.push(total);
             }
@@ -79,19 +94,42 @@ pub(crate) async fn stampede(
             Experience::Cut => (),
         }
     }
-    firsts.sort_by(f64::total_cmp);
-    let p99 = (firsts.len() * 99).div_ceil(100).max(1) - 1;
     Outcome {
         right: firsts.len(),
         wrong,
-        first_byte_p99: firsts.get(p99).copied().unwrap_or(0.0),
+        first_byte_p99: p99(&firsts),
         first_byte_median: median(firsts),
         total: totals.iter().copied().fold(0.0, f64::max),
         total_median: median(totals),
     }
 }
 
-async fn client(url: &str, range: Option<Range<u64>>, expected: &Bytes) -> io::Result<Experience> {
+/// The 99th percentile, nearest rank; zero of nothing.
+pub(crate) fn p99(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    let rank = (values.len() * 99).div_ceil(100).max(1) - 1;
+    values.get(rank).copied().unwrap_or(0.0)
+}
+
+/// One client, on a connection of its own; `expected` is what it asks for. `on_first` is called when
+/// the first byte is there.
+pub(crate) async fn read(
+    url: &str,
+    range: Option<Range<u64>>,
+    expected: &[u8],
+    on_first: impl FnOnce(),
+) -> Experience {
+    let read = timeout(PATIENCE, client(url, range, expected, on_first)).await;
+    read.ok().and_then(Result::ok).unwrap_or(Experience::Cut)
+}
+
+async fn client(
+    url: &str,
+    range: Option<Range<u64>>,
+    expected: &[u8],
+    on_first: impl FnOnce(),
+) -> io::Result<Experience> {
     let begun = Instant::now();
     let mut connection = Connection::open(split(url).0).await?;
     let range = range.map(|range| format!("bytes={}-{}", range.start, range.end - 1));
@@ -101,11 +139,17 @@ async fn client(url: &str, range: Option<Range<u64>>, expected: &Bytes) -> io::R
         .collect();
     connection.send("GET", url, &headers, b"").await?;
     let head = connection.receive_head().await?;
-    let (mut at, mut same, mut first_byte) = (0, true, 0.0);
+    let (mut at, mut same) = (0, true);
+    let (mut first_byte, mut last, mut stall) = (0.0, 0.0, 0.0_f64);
+    let mut on_first = Some(on_first);
     let cut = connection
         .receive_body(&head, false, |piece| {
-            if at == 0 {
-                first_byte = begun.elapsed().as_secs_f64();
+            let now = begun.elapsed().as_secs_f64();
+            stall = stall.max(now - last);
+            last = now;
+            if let Some(on_first) = on_first.take() {
+                first_byte = now;
+                on_first();
             }
             same &= expected.get(at..at + piece.len()) == Some(piece);
             at += piece.len();
@@ -114,9 +158,11 @@ async fn client(url: &str, range: Option<Range<u64>>, expected: &Bytes) -> io::R
         .await;
     let total = begun.elapsed().as_secs_f64();
     Ok(match head.status {
-        200 | 206 if same && at == expected.len() && !cut => {
-            Experience::Right { first_byte, total }
-        }
+        200 | 206 if same && at == expected.len() && !cut => Experience::Right {
+            first_byte,
+            total,
+            stall,
+        },
         // Bytes that do not belong there are wrong even if the end is missing.
         200 | 206 if !same || !cut => Experience::Wrong,
         _ => Experience::Cut,

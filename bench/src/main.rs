@@ -4,6 +4,7 @@
 //! puts the same into its section of `bench/RESULTS.md`. The exit code says only whether everything
 //! served was right: a missed target is a number, a wrong byte is a failure.
 
+mod cluster;
 mod engine;
 mod faults;
 mod index;
@@ -39,7 +40,7 @@ struct Args {
     /// Only these peers.
     #[arg(long, value_delimiter = ',')]
     peers: Option<Vec<peers::Kind>>,
-    /// Only the cases of a stampede whose titles contain this.
+    /// Only the cases of a stampede, or of a cluster, whose titles contain this.
     #[arg(long, value_name = "TEXT")]
     case: Option<String>,
     /// This binary of Gannet's, in place of one built from this workspace.
@@ -61,6 +62,8 @@ enum Name {
     Index,
     /// Resident memory under a stampede, and with idle connections.
     Memory,
+    /// Several caches that know each other.
+    Cluster,
     /// All of them.
     All,
 }
@@ -91,6 +94,7 @@ fn main() -> ExitCode {
                 Name::Faults,
                 Name::Warm,
                 Name::Memory,
+                Name::Cluster,
             ]
         }
         name => vec![name],
@@ -117,6 +121,7 @@ fn main() -> ExitCode {
             Name::Faults => runtime.block_on(faults::run(&run)),
             Name::Warm => runtime.block_on(warm::run(&run)),
             Name::Memory => runtime.block_on(memory::run(&run)),
+            Name::Cluster => runtime.block_on(cluster::run(&run)),
             Name::All => continue,
         };
         // A part of a section does not take the place of the whole.

@@ -30,6 +30,12 @@ impl Run {
         kinds.iter().copied().filter(asked).collect()
     }
 
+    /// Whether a case of this title was asked for.
+    pub(crate) fn asked(&self, title: &str) -> bool {
+        let text = self.case.as_deref().unwrap_or_default();
+        title.contains(text)
+    }
+
     /// `full`, or `quick` in a quick run.
     pub(crate) fn pick<T>(&self, full: T, quick: T) -> T {
         if self.quick { quick } else { full }
@@ -100,7 +106,11 @@ impl Peer {
             Self::Nginx(Nginx::cache(&options))
         };
         match kind {
-            Kind::Gannet => Self::gannet(run, origin, memory_mib, disk),
+            Kind::Gannet => {
+                let mut peer = Self::gannet(run, origin, memory_mib, disk, &[]);
+                peer.until_ready();
+                peer
+            }
             Kind::NginxSlice => nginx(Some(CHUNK), true),
             Kind::NginxSliceCopy => nginx(Some(CHUNK), false),
             Kind::NginxWhole => nginx(None, true),
@@ -108,7 +118,14 @@ impl Peer {
         }
     }
 
-    fn gannet(run: &Run, origin: &Origin, memory_mib: u64, disk: bool) -> Self {
+    /// A Gannet that is about to be ready, with more arguments: those of a member of a cluster, say.
+    pub(crate) fn gannet(
+        run: &Run,
+        origin: &Origin,
+        memory_mib: u64,
+        disk: bool,
+        more: &[String],
+    ) -> Self {
         let data = tempfile::tempdir().expect("a temporary directory");
         let (edge, ops) = (free_port(), free_port());
         let url = format!("http://127.0.0.1:{edge}");
@@ -125,7 +142,15 @@ impl Peer {
             .args(["--listen", &format!("127.0.0.1:{edge}"), "--anonymous"])
             .args(["--ops-listen", &format!("127.0.0.1:{ops}")])
             .args(["--memory-max", &format!("{memory_mib}MiB")])
-            .args(["--chunk-size", "8MiB", "--log-level", "warn"]);
+            .args(["--chunk-size", "8MiB"])
+            .args(more);
+        // These are for us: it takes all of the prefix for its own, and refuses what it does not know.
+        command.env_remove("GANNET_BENCH_ARGS");
+        command.env_remove("GANNET_BENCH_LOGS");
+        // Somebody who looks for a cause wants more of it.
+        if std::env::var_os("GANNET_LOG_LEVEL").is_none() {
+            command.args(["--log-level", "warn"]);
+        }
         if disk {
             command
                 .args(["--disk-max", "16GiB", "--data"])
@@ -140,8 +165,14 @@ impl Peer {
         let mut process = Process::spawn("gannet", &mut command);
         process.keep(data);
         let ops = format!("http://127.0.0.1:{ops}");
-        process.until_http(&format!("{ops}/readyz"));
         Self::Gannet { process, url, ops }
+    }
+
+    /// Waits until a Gannet says that it is ready; others are from the start.
+    pub(crate) fn until_ready(&mut self) {
+        if let Self::Gannet { process, ops, .. } = self {
+            process.until_http(&format!("{ops}/readyz"));
+        }
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -163,6 +194,14 @@ impl Peer {
             .filter(|line| line.starts_with(prefix))
             .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
             .sum()
+    }
+
+    /// For who does something to it; none for peers that nothing is done to.
+    pub(crate) fn process_mut(&mut self) -> Option<&mut Process> {
+        match self {
+            Self::Gannet { process, .. } => Some(process),
+            Self::Nginx(_) | Self::Varnish(_) => None,
+        }
     }
 
     pub(crate) fn process(&self) -> &Process {

@@ -92,11 +92,7 @@ pub(crate) async fn run(run: &Run) -> Section {
         },
     ];
     let content = content::bytes(1, 0, 0, large.max(small) as usize);
-    let asked = |case: &&Case| {
-        let text = run.case.as_deref().unwrap_or_default();
-        case.title.contains(text)
-    };
-    for case in cases.iter().filter(asked) {
+    for case in cases.iter().filter(|case| run.asked(&case.title)) {
         let expected = content.slice(..case.size as usize);
         let measured = measure(run, case, &expected).await;
         let heads = [
