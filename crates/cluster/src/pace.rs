@@ -38,6 +38,12 @@ impl Pace {
         self.hedge / 2
     }
 
+    /// For how long a coordinator may be silent, or who stands in for it: four beats. The engine asks
+    /// another by then in any case; that this one has failed is what spares those who come next.
+    pub fn patience(self) -> Duration {
+        self.hedge
+    }
+
     /// For how long a holder may be silent: one has the datum and only has to send it, and those who
     /// wait meanwhile hear beats.
     pub fn holder_patience(self) -> Duration {
@@ -105,7 +111,7 @@ mod tests {
         let hedge = Duration::from_secs(1);
         let pace = Pace::new(hedge);
         assert!(pace.beat() * 2 <= pace.relay_patience());
-        assert!(pace.relay_patience() < hedge);
+        assert!(pace.relay_patience() < hedge && pace.patience() <= hedge);
         assert!(pace.holder_patience() < pace.relay_patience());
     }
 

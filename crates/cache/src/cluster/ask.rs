@@ -615,12 +615,15 @@ impl Asking {
         self.follow(step, Some(why)).await
     }
 
-    /// For how long whoever was asked may be silent, before we go elsewhere without the engine.
-    fn patience(&self) -> Option<Duration> {
+    /// For how long whoever was asked may be silent before it has failed.
+    fn patience(&self) -> Duration {
+        let pace = self.cluster.pace;
         if self.errand.is_referred() {
-            Some(self.cluster.pace.relay_patience())
+            pace.relay_patience()
+        } else if self.role == Role::Holder {
+            pace.holder_patience()
         } else {
-            (self.role == Role::Holder).then(|| self.cluster.pace.holder_patience())
+            pace.patience()
         }
     }
 
@@ -630,14 +633,9 @@ impl Asking {
         let Some(answer) = &mut self.answer else {
             return Err(AttemptError::failed(Fault::Local, "nobody was asked"));
         };
-        let frame = answer.frame();
-        let frame = match patience {
-            // To be asked for again where it comes from, before the engine asks somebody else.
-            Some(patience) => match tokio::time::timeout(patience, frame).await {
-                Ok(frame) => frame,
-                Err(_) => Err(AttemptError::failed(Fault::TimedOut, SILENT)),
-            },
-            None => frame.await,
+        let frame = match tokio::time::timeout(patience, answer.frame()).await {
+            Ok(frame) => frame,
+            Err(_) => Err(AttemptError::failed(Fault::TimedOut, SILENT)),
         };
         if let Err(error) = &frame
             && error.end == End::Failed(Fault::Malformed)
@@ -709,12 +707,8 @@ impl Asking {
             .cluster
             .links
             .post(member.address(), ASK, Bytes::from(body));
-        let posted = match self.patience() {
-            Some(patience) => match tokio::time::timeout(patience, posted).await {
-                Ok(posted) => posted,
-                Err(_) => return Err(AttemptError::failed(Fault::TimedOut, SILENT)),
-            },
-            None => posted.await,
+        let Ok(posted) = tokio::time::timeout(self.patience(), posted).await else {
+            return Err(AttemptError::failed(Fault::TimedOut, SILENT));
         };
         let answer = posted.map_err(|error| link_error(&error))?;
         match answer.status() {

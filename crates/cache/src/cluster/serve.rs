@@ -158,9 +158,11 @@ async fn ask(
 async fn have(core: &Arc<Core>, cluster: &Arc<Cluster>, key: &CacheKey) -> Have {
     let held = match key {
         CacheKey::Chunk(chunk) => {
-            let place = chunk.place();
-            let held = core.ways.tiers.open_local(&place, chunk.len()).await;
-            held.is_some()
+            let (place, tiers) = (chunk.place(), &core.ways.tiers);
+            // What is under way is not on disk, and the asker waits.
+            tiers.held(&place, chunk.len()).is_some()
+                || !core.ways.under_way.has(key)
+                    && tiers.open_local(&place, chunk.len()).await.is_some()
         }
         key => core.ways.answered_meanwhile(key).is_some(),
     };
