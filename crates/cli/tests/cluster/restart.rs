@@ -16,7 +16,7 @@ use std::sync::{
 };
 
 const OBJECTS: u64 = 8;
-const CLIENTS: u64 = 4;
+const CLIENTS: u64 = 6;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn members_are_replaced_and_no_client_notices() {
@@ -27,7 +27,8 @@ async fn members_are_replaced_and_no_client_notices() {
             origin.put("b", &format!("k{n}"), object).sha256()
         })
         .collect();
-    let args = ["--chunk-size=1MiB", "--hedge-after=10s"];
+    // Longer than the balancer takes to find out.
+    let args = ["--chunk-size=1MiB", "--hedge-after=10s", "--notice=1s"];
     let mut members = Members::of_secret(3, &origin, &args);
     // Where the balancer looks for them, whichever life they are in.
     let ports: Vec<_> = (0..3).map(|_| (free_port(), free_port())).collect();
