@@ -31,7 +31,7 @@ impl Haproxy {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (port, stats) = (free_port(), free_port());
         let mut config = format!(
-            "defaults\n mode http\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n \
+            "defaults\n mode http\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n timeout check 30s\n \
              retries 3\n option redispatch 1\n\
              listen servers\n bind 127.0.0.1:{port}\n balance roundrobin\n option httpchk GET {check}\n"
         );
