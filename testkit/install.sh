@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the servers and clients that the tests start: nginx, Varnish, dnsmasq (Debian), moto, a GCS emulator,
+# Installs the servers and clients that the tests start: nginx, Varnish, dnsmasq, HAProxy (Debian), moto, a GCS emulator,
 # awscli, boto3, s3fs (PyPI), Azurite (npm). Idempotent, and quick when everything is there.
 #
 #   testkit/install.sh           what the tests and benchmarks need
@@ -28,7 +28,7 @@ if [ -z "${GANNET_TEST_LOCKED:-}" ] && command -v flock >/dev/null; then
 fi
 
 # Debian packages, by the program that each is needed for.
-programs="nginx:nginx varnishd:varnish dnsmasq:dnsmasq-base node:nodejs npm:npm python3:python3 gcc:gcc"
+programs="nginx:nginx varnishd:varnish dnsmasq:dnsmasq-base haproxy:haproxy node:nodejs npm:npm python3:python3 gcc:gcc"
 [ "${1:-}" = deploy ] && programs="promtool:prometheus python3:python3"
 missing=
 for pair in $programs; do

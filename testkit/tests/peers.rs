@@ -3,7 +3,9 @@
 use gannet_testkit::{
     client, content,
     origin::{Object, Origin},
-    peers::{Azurite, Dnsmasq, Gcs, Moto, Nginx, NginxCache, Python, Varnish, Zone},
+    peers::{
+        Azurite, Backend, Dnsmasq, Gcs, Haproxy, Moto, Nginx, NginxCache, Python, Varnish, Zone,
+    },
 };
 
 #[tokio::test]
@@ -144,4 +146,22 @@ fn dnsmasq_knows_what_it_was_told() {
     server.serve(&Zone::new());
     // There is no such name.
     assert_eq!(ask(&server)[3] & 15, 3);
+}
+
+#[tokio::test]
+async fn haproxy_balances_those_that_are_up() {
+    let origin = Origin::start();
+    origin.put("b", "k", Object::held("hello"));
+    let here = origin.addr().port();
+    let nobody = gannet_testkit::process::free_port();
+    let backends =
+        [(here, here), (nobody, nobody)].map(|(port, check_port)| Backend { port, check_port });
+    let haproxy = Haproxy::start(&backends, "/b/k");
+    while haproxy.is_up(1).await || !haproxy.is_up(0).await {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..4 {
+        let answer = client::get(&format!("{}/b/k", haproxy.url()), &[]).await;
+        assert_eq!(answer.unwrap().text(), "hello");
+    }
 }

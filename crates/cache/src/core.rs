@@ -29,6 +29,7 @@ use crate::{
         BucketEntry, ByteStream, ListPage, ListQuery, ObjectError, ObjectMeta, ObjectName, Segment,
         SegmentStream,
     },
+    versions::Versions,
 };
 use futures_util::StreamExt as _;
 use gannet::{
@@ -138,6 +139,7 @@ impl ReadPath {
                 ..MetaConfig::default()
             })),
             listings: Arc::clone(&listings),
+            versions: Arc::new(Versions::new()),
             metrics,
             throttles,
             under_way: UnderWay::default(),
@@ -148,6 +150,7 @@ impl ReadPath {
             tiers: Arc::clone(&ways.tiers),
             meta: Arc::clone(&ways.meta),
             listings: Arc::clone(&listings),
+            versions: Arc::clone(&ways.versions),
         };
         // Where nobody is asked before the origin, the queue's time is over before the first try.
         let before = if cluster.is_some() || sources.shared {
@@ -178,10 +181,11 @@ impl ReadPath {
         }
         let peer = match cluster {
             Some(cluster) => {
-                let (select, keep) = (
-                    PeerSelect(Arc::clone(&cluster)),
-                    PeerKeep(Arc::clone(&ways.tiers)),
-                );
+                let select = PeerSelect(Arc::clone(&cluster));
+                let keep = PeerKeep {
+                    tiers: Arc::clone(&ways.tiers),
+                    versions: Arc::clone(&ways.versions),
+                };
                 let transport =
                     PeerTransport::new(Arc::clone(&ways), cluster, home.clone(), plans.clone());
                 let peer = fetcher_config(config, MEMBER_ATTEMPTS_MAX, bytes);

@@ -7,6 +7,7 @@ use crate::{
     meta::MetaCache,
     tiers::Tiers,
     transport::{ChunkFrom, Reply},
+    versions::Versions,
 };
 use gannet::{Datum, Soon, Store, engine::CommitFault};
 use gannet_store::Put;
@@ -21,6 +22,7 @@ pub(crate) struct Keep {
     pub(crate) tiers: Arc<Tiers>,
     pub(crate) meta: Arc<MetaCache>,
     pub(crate) listings: Arc<Listings>,
+    pub(crate) versions: Arc<Versions>,
 }
 
 impl Store<CacheKey, Reply> for Keep {
@@ -31,6 +33,7 @@ impl Store<CacheKey, Reply> for Keep {
                 if from == ChunkFrom::Local {
                     return Soon::Now(Err(CommitFault::Exists));
                 }
+                self.versions.note(&chunk.version);
                 let (tiers, chunk, body) = (Arc::clone(&self.tiers), chunk.clone(), datum.body);
                 return Soon::later(async move {
                     let put = tiers
@@ -61,7 +64,10 @@ impl Store<CacheKey, Reply> for Keep {
 /// copy is the coordinator's; and answers to questions are kept by the transport, which alone knows
 /// for how long they are good.
 #[derive(Debug)]
-pub(crate) struct PeerKeep(pub(crate) Arc<Tiers>);
+pub(crate) struct PeerKeep {
+    pub(crate) tiers: Arc<Tiers>,
+    pub(crate) versions: Arc<Versions>,
+}
 
 impl Store<CacheKey, Reply> for PeerKeep {
     fn commit(&self, datum: Datum<'_, CacheKey, Reply>) -> Soon<Result<(), CommitFault>> {
@@ -71,7 +77,8 @@ impl Store<CacheKey, Reply> for PeerKeep {
         if *from == ChunkFrom::Local {
             return Soon::Now(Err(CommitFault::Exists));
         }
-        let (tiers, place, body) = (Arc::clone(&self.0), chunk.place(), datum.body);
+        self.versions.note(&chunk.version);
+        let (tiers, place, body) = (Arc::clone(&self.tiers), chunk.place(), datum.body);
         Soon::later(async move {
             let put = tiers.keep(&place, body.segments()).await;
             put.map(drop).map_err(|error| commit_fault(&error))

@@ -28,6 +28,7 @@ mod tiers;
 mod transport;
 mod ttl;
 pub mod types;
+mod versions;
 mod warm;
 
 pub use cache::{Cache, RunningCache};

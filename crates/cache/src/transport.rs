@@ -19,6 +19,7 @@ use crate::{
     tiers::Tiers,
     ttl::TtlMap,
     types::{BucketEntry, ListPage, ObjectError},
+    versions::Versions,
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
@@ -75,6 +76,7 @@ pub(crate) struct Ways {
     pub(crate) tiers: Arc<Tiers>,
     pub(crate) meta: Arc<MetaCache>,
     pub(crate) listings: Arc<Listings>,
+    pub(crate) versions: Arc<Versions>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) throttles: Vec<Throttle>,
     pub(crate) under_way: UnderWay,

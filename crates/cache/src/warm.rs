@@ -9,7 +9,7 @@ use crate::{
 };
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use gannet_store::StoreError;
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 /// Objects warmed at a time.
 const OBJECTS_AT_ONCE: usize = 4;
@@ -67,8 +67,7 @@ impl ReadPath {
     }
 
     /// Drops what is known of the objects under a prefix, the listings of their bucket, and the chunks
-    /// of the versions that were known. Chunks of versions that nobody knows any more cannot be
-    /// served, and leave by eviction.
+    /// of the versions that were known or of which chunks were stored since the start.
     ///
     /// # Errors
     /// A store that fails; what is known is dropped all the same, and purging again goes on.
@@ -82,7 +81,12 @@ impl ReadPath {
             pages: core.listings.purge(bucket) as u64,
             ..Purged::default()
         };
-        let mut versions = Vec::new();
+        let mut versions: BTreeSet<_> = core
+            .ways
+            .versions
+            .purge(bucket, prefix)
+            .into_iter()
+            .collect();
         for (name, known) in core.ways.meta.purge(bucket, prefix) {
             purged.objects += 1;
             versions.extend(known.ok().map(|meta| core.version(&name, &meta)));

@@ -138,6 +138,8 @@ struct State {
     buckets: BTreeMap<String, BTreeMap<String, Arc<Object>>>,
     rules: Vec<Rule>,
     pace: Pace,
+    /// GETs in progress at once; more are asked to slow down.
+    bears: Option<u64>,
     counts: Counts,
     served: Vec<Served>,
 }
@@ -296,6 +298,11 @@ impl Origin {
     /// Sets how fast it answers from the next request on.
     pub fn pace(&self, pace: Pace) {
         self.shared.update(|state| state.pace = pace);
+    }
+
+    /// Answers GETs of objects with 503 while so many are in progress.
+    pub fn bears(&self, gets: u64) {
+        self.shared.update(|state| state.bears = Some(gets));
     }
 
     /// Dead: connections are reset and refused until it is alive again, on the same port.

@@ -285,6 +285,10 @@ impl Answer {
                 Fault::Status { code, retry_after } => Some((*code, *retry_after)),
                 _ => None,
             });
+            let active = state.counts.active;
+            let is_too_much =
+                method == Method::Get && state.bears.is_some_and(|gets| active >= gets);
+            let struck = struck.or_else(|| is_too_much.then_some((503, None)));
             let (status, headers, body) = match struck {
                 Some((code, retry_after)) => {
                     let word = match code {

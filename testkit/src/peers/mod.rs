@@ -7,6 +7,7 @@
 //! | [`Nginx`] | static files, or a cache (the peer of benchmarks) | Debian |
 //! | [`Varnish`] | a cache (the peer of benchmarks) | Debian |
 //! | [`Dnsmasq`] | names | Debian |
+//! | [`Haproxy`] | a balancer | Debian |
 //! | [`Azurite`] | Azure Blob | npm |
 //! | [`Gcs`] | Google Cloud Storage | PyPI |
 //!
@@ -16,6 +17,7 @@
 mod azurite;
 mod dnsmasq;
 mod gcs;
+mod haproxy;
 mod moto;
 mod nginx;
 mod python;
@@ -29,6 +31,7 @@ pub use self::{
     azurite::Azurite,
     dnsmasq::{Dnsmasq, Zone},
     gcs::Gcs,
+    haproxy::{Backend, Haproxy},
     moto::Moto,
     nginx::{Nginx, NginxCache},
     python::{Python, python},

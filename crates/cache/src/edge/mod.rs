@@ -83,7 +83,10 @@ pub struct Limits {
     pub stall_max: Duration,
     /// Requests on one HTTP/1 connection \[100,000\]; the last says `Connection: close`.
     pub requests_max: u64,
-    /// At shutdown, requests that are under way get this long \[30 s\].
+    /// At shutdown, new connections are taken for this long, one request each, while those who balance
+    /// find out that they should go elsewhere \[0 s\].
+    pub notice: Duration,
+    /// After that, requests that are under way get this long \[30 s\].
     pub drain_max: Duration,
 }
 
@@ -110,6 +113,7 @@ impl Default for Limits {
             idle_max: Duration::from_secs(60),
             stall_max: Duration::from_secs(30),
             requests_max: 100_000,
+            notice: Duration::ZERO,
             drain_max: Duration::from_secs(30),
         }
     }

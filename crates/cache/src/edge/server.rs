@@ -31,6 +31,8 @@ use tokio_rustls::TlsAcceptor;
 
 /// Connections that the kernel holds for us to accept.
 const BACKLOG: u32 = 4096;
+/// Where nobody has connected for so long, all who had are accepted.
+const LULL: Duration = Duration::from_millis(5);
 /// How long a failing `accept` is left alone: first, and at most.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(5);
 const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
@@ -141,9 +143,9 @@ impl Edge {
         }
     }
 
-    /// Serves this listener until `shutdown` resolves; then stops accepting, lets requests that are
-    /// under way finish within [`Limits::drain_max`], and cuts the rest. Never fails: an `accept` that
-    /// does (too many open files) is logged and tried again, later and later.
+    /// Serves this listener until `shutdown` resolves; then goes on accepting for [`Limits::notice`],
+    /// lets requests that are under way finish within [`Limits::drain_max`], and cuts the rest. Never
+    /// fails: an `accept` that does (too many open files) is logged and tried again, later and later.
     ///
     /// Dropping the future cuts all connections at once.
     pub async fn serve(
@@ -195,8 +197,10 @@ impl Edge {
                 }
             }
         }
-        drop(listener);
         stop.send_replace(true);
+        self.take_the_last(&listener, &mut connections, &Shutdown(stopped))
+            .await;
+        drop(listener);
         let all = async { while connections.join_next().await.is_some() {} };
         let cut = match timeout(self.limits.drain_max, all).await {
             Ok(()) => 0,
@@ -204,6 +208,42 @@ impl Edge {
         };
         connections.shutdown().await;
         Drained { cut }
+    }
+
+    /// Accepts for as long as others may not know better, and then who has connected by then: to close
+    /// a listener is to reset those whom it has not accepted.
+    async fn take_the_last(
+        self: &Arc<Self>,
+        listener: &TcpListener,
+        connections: &mut JoinSet<()>,
+        shutdown: &Shutdown,
+    ) {
+        let mut take = |accepted: io::Result<(TcpStream, SocketAddr)>| {
+            if let Ok((tcp, peer)) = accepted
+                && let Some(open) = Open::below(self.limits.connections_max, &self.service.metrics)
+            {
+                connections.spawn(self.clone().connection(tcp, peer, open, shutdown.clone()));
+            }
+        };
+        let mut over = std::pin::pin!(sleep(self.limits.notice));
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut over => break,
+                accepted = listener.accept() => {
+                    if accepted.is_err() {
+                        sleep(ACCEPT_BACKOFF).await;
+                    }
+                    take(accepted);
+                }
+            }
+        }
+        for _ in 0..BACKLOG {
+            match timeout(LULL, listener.accept()).await {
+                Ok(accepted) => take(accepted),
+                Err(_) => return,
+            }
+        }
     }
 
     /// Serves one connection.

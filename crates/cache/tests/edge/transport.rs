@@ -108,6 +108,43 @@ async fn shutdown_lets_requests_finish() {
 }
 
 #[tokio::test]
+async fn shutdown_serves_who_has_connected_by_then() {
+    let request = b"GET /b/k HTTP/1.1\r\nhost: h\r\n\r\n";
+    let mut server = start(anonymous(), &backend());
+    // Nothing else runs before the shutdown begins: it is in the listener's queue.
+    let queued = std::net::TcpStream::connect(&server.authority).unwrap();
+    server.stop();
+    queued.set_nonblocking(true).unwrap();
+    let mut queued = TcpStream::from_std(queued).unwrap();
+    queued.write_all(request).await.unwrap();
+    let mut answer = Vec::new();
+    queued.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200 "));
+    assert_eq!(server.drained().await.cut, 0);
+}
+
+#[tokio::test]
+async fn shutdown_takes_new_connections_while_notice_is_given() {
+    let mut config = anonymous();
+    config.limits.notice = Duration::from_secs(3600);
+    let mut server = start(config, &backend());
+    let mut old = Connection::open(&server.authority).await.unwrap();
+    let answer = old.request("GET", "/b/k", &[], b"").await.unwrap();
+    assert_eq!(answer.header("connection"), None);
+    server.stop();
+    until("the idle one closed", || {
+        server.metrics.connections.load(Relaxed) == 0
+    })
+    .await;
+    for _ in 0..3 {
+        let mut new = Connection::open(&server.authority).await.unwrap();
+        let answer = new.request("GET", "/b/k", &[], b"").await.unwrap();
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.header("connection"), Some("close"));
+    }
+}
+
+#[tokio::test]
 async fn shutdown_is_bounded() {
     let mut config = anonymous();
     config.limits.drain_max = Duration::from_millis(100);

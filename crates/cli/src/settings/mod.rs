@@ -164,6 +164,9 @@ settings! {
     negative_ttl ("negative-ttl" "DURATION"): Span = secs(60);
     /// How long a page of a listing is believed.
     list_ttl ("list-ttl" "DURATION"): Span = secs(5);
+    /// How long new connections are still taken after SIGTERM, when /readyz says no already: as long as
+    /// a balancer takes to find out. `--drain` begins after it.
+    notice ("notice" "DURATION"): Span = secs(0);
     /// How long requests under way may go on after SIGTERM.
     drain ("drain" "DURATION"): Span = secs(30);
     /// The TOML file of those who may read: SigV4 key pairs and bearer tokens. Reloaded on change.

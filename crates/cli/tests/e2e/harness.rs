@@ -2,6 +2,7 @@
 
 use gannet_testkit::{content, process::Process};
 use std::{
+    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -37,9 +38,15 @@ impl Gannet {
         Self::spawn(program().arg("cache").args(args).arg("--data").arg(data))
     }
 
-    /// Starts this command on free ports, and waits until it says where it listens.
+    /// Starts this command, on free ports unless it says on which, and waits until it says where it
+    /// listens.
     pub(crate) fn spawn(command: &mut Command) -> Self {
-        command.args(["--listen=127.0.0.1:0", "--ops-listen=127.0.0.1:0"]);
+        for flag in ["--listen", "--ops-listen"] {
+            let says = |arg: &OsStr| arg.to_string_lossy().starts_with(&format!("{flag}="));
+            if !command.get_args().any(says) {
+                command.arg(format!("{flag}=127.0.0.1:0"));
+            }
+        }
         let mut process = Process::spawn("gannet", command);
         let address = |log: &str, name: &str| {
             let line = log

@@ -21,7 +21,11 @@ pub(crate) mod head;
 mod lean;
 mod send;
 
-use super::{failure::Failure, server::Connection, wire::Wire};
+use super::{
+    failure::Failure,
+    server::{Connection, Shutdown},
+    wire::Wire,
+};
 use bytes::BytesMut;
 use exchange::End;
 use head::{HeadError, PREFACE};
@@ -66,7 +70,11 @@ pub(crate) async fn serve(mut wire: Wire, connection: &mut Connection) {
     loop {
         served += 1;
         let last = served >= connection.limits.requests_max;
-        let step = match next(&mut wire, &mut buf, connection, last).await {
+        let turn = Turn {
+            first: served == 1,
+            last,
+        };
+        let step = match next(&mut wire, &mut buf, connection, turn).await {
             Ok(step) => step,
             Err(Stop::Quiet) => return Box::pin(wire.close(false)).await,
             Err(Stop::Broken) => return,
@@ -128,7 +136,7 @@ async fn next(
     wire: &mut Wire,
     buf: &mut BytesMut,
     connection: &mut Connection,
-    last: bool,
+    turn: Turn,
 ) -> Result<Step, Stop> {
     let limits = connection.limits;
     let mut deadline = None;
@@ -141,7 +149,7 @@ async fn next(
                 return Ok(Step::Http2);
             }
             if !PREFACE.starts_with(&buf[..buf.len().min(PREFACE.len())])
-                && let Some(step) = look(wire, buf, connection, last)?
+                && let Some(step) = look(wire, buf, connection, turn.last)?
             {
                 return Ok(step);
             }
@@ -161,7 +169,7 @@ async fn next(
             tokio::select! {
                 biased;
                 read = timeout_at(until, wire.fill(buf)) => Some(read),
-                () = connection.shutdown.wait(), if idle => None,
+                () = leave(&mut connection.shutdown, turn.first), if idle => None,
             }
         };
         match read.await {
@@ -179,6 +187,26 @@ async fn next(
     }
 }
 
+/// Which request of its connection one is.
+#[derive(Clone, Copy)]
+struct Turn {
+    first: bool,
+    last: bool,
+}
+
+/// Resolves when a connection without a request is to be closed: at shutdown. One that has not had any
+/// was opened for one, which may be on its way; later ones are sent in the knowledge that the
+/// connection may be closed.
+async fn leave(shutdown: &mut Shutdown, first: bool) {
+    shutdown.wait().await;
+    if first {
+        // Boxed, for an idle connection is not to pay for it.
+        Box::pin(tokio::time::sleep(FIRST_TIME_MAX)).await;
+    }
+}
+
+/// At shutdown, so long a new connection has for its first request.
+const FIRST_TIME_MAX: Duration = Duration::from_secs(1);
 const CUT_SHORT: &str = "The request ended in the middle of its head.";
 
 fn too_slow() -> Failure {

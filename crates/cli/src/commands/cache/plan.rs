@@ -78,6 +78,7 @@ fn edge(settings: &Settings) -> Result<EdgeConfig> {
     };
     let mut edge = EdgeConfig::new(access);
     edge.domains = settings.domain.value.iter().cloned().collect();
+    edge.limits.notice = settings.notice.value.0;
     edge.limits.drain_max = settings.drain.value.0;
     if let (Some(cert), Some(key)) = (&settings.tls_cert.value, &settings.tls_key.value) {
         edge.tls = Some(TlsConfig {
