@@ -1,10 +1,14 @@
 //! What operators do to a cluster, and what they see of it.
 
-use crate::members::{MIB, Members, all_right, gets_by_chunk, of_zone, until, zone};
+use crate::{
+    harness::PATIENCE,
+    members::{MIB, Members, all_right, gets_by_chunk, loopback, of_zone, until, zone},
+};
 use gannet_testkit::{
     client,
     origin::{Object, Origin, Pace},
     peers::Dnsmasq,
+    process::free_port,
 };
 use std::time::{Duration, Instant};
 
@@ -98,6 +102,42 @@ async fn members_come_and_go_by_name() {
     })
     .await;
     assert_eq!(member.metric("gannet_cluster_members").await as u64, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_come_and_go_by_gossip() {
+    let origin = Origin::start();
+    let mut members = Members::of_secret(3, &origin, &ARGS);
+    let seed = loopback(free_port());
+    let gossip = move |n: usize| {
+        let own = match n {
+            0 => seed.clone(),
+            _ => loopback(free_port()),
+        };
+        vec![
+            format!("--gossip-listen={own}"),
+            format!("--gossip-seed={seed}"),
+        ]
+    };
+    members.launch(|_, n| gossip(n));
+    members.until_ready().await;
+    members.until_known().await;
+    let object = origin.put("b", "k", Object::generated(1, CHUNKS * MIB));
+    all_right(&members.stampede("b/k", 6).await, &object.sha256());
+    assert_eq!(origin.counts_of("b", "k").gets, CHUNKS);
+    // One takes leave, and comes back as another.
+    let mut gone = members.members.pop().expect("three");
+    assert_eq!(gone.process.terminate(PATIENCE).code(), Some(0));
+    let address = members.internal.pop().expect("three");
+    members.until_known().await;
+    members.internal.push(address);
+    members.moves(2);
+    members.members.push(members.spawn(2, &gossip(2)));
+    members.until_ready().await;
+    members.until_known().await;
+    let object = origin.put("b", "next", Object::generated(2, CHUNKS * MIB));
+    all_right(&members.stampede("b/next", 6).await, &object.sha256());
+    assert_eq!(origin.counts_of("b", "next").gets, CHUNKS);
 }
 
 #[tokio::test(flavor = "multi_thread")]
