@@ -2,8 +2,8 @@
 //! `cargo run --release -p gannet-bench-p2p -- commonware`. With `--quick` it only shows that it
 //! runs; otherwise it puts what it measured into its section of `bench/RESULTS.md`.
 //!
-//! For a profiler there is `profile KIND KEYS PEERS TIMES`, which runs one case of the plain path with
-//! one kind (`null`, `stock`, `ours`) and prints nothing; and to compare, `row KEYS PEERS TIMES`, which
+//! For a profiler there is `profile KIND KEYS PEERS TIMES [A_SECOND]`, which runs one case of the plain
+//! path, or at a quota, with one kind (`null`, `stock`, `ours`) and prints nothing; and to compare, `row KEYS PEERS TIMES`, which
 //! prints what a key costs the harness, and what the others cost beyond that.
 
 mod commonware;
@@ -29,7 +29,7 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 const REPEATS: usize = 3;
 
 fn profile(args: &[String]) -> Option<()> {
-    let [kind, keys, peers, times] = args else {
+    let ([kind, keys, peers, times] | [kind, keys, peers, times, _]) = args else {
         return None;
     };
     let kind = match kind.as_str() {
@@ -38,7 +38,10 @@ fn profile(args: &[String]) -> Option<()> {
         "ours" => Kind::Ours,
         _ => return None,
     };
-    let scene = commonware::plain(keys.parse().ok()?, peers.parse().ok()?);
+    let mut scene = commonware::plain(keys.parse().ok()?, peers.parse().ok()?);
+    if let Some(a_second) = args.get(4) {
+        scene = scene.at_quota(a_second.parse().ok()?);
+    }
     for _ in 0..times.parse().ok()? {
         scene.cost(kind, Duration::default);
     }

@@ -50,15 +50,22 @@ pub(crate) const fn plain(keys: u64, peers: u64) -> Scene {
     }
 }
 
+impl Scene {
+    /// The same, but each peer takes no more than so many requests in a second.
+    pub(crate) const fn at_quota(self, a_second: u32) -> Self {
+        Self {
+            quota: Some(a_second),
+            ..self
+        }
+    }
+}
+
 pub(crate) fn all(quick: bool) -> Vec<Scene> {
     let stuck = |stuck| Scene {
         stuck,
         ..plain(if quick { 200 } else { 10_000 }, 10)
     };
-    let quota = |keys, peers, quota| Scene {
-        quota: Some(quota),
-        ..plain(keys, peers)
-    };
+    let quota = |keys, peers, quota| plain(keys, peers).at_quota(quota);
     if quick {
         return vec![plain(200, 10), stuck(100), quota(200, 10, 5)];
     }
