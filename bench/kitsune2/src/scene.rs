@@ -180,8 +180,8 @@ impl Counts {
     }
 }
 
-/// Peers that offer what nobody answers for.
-const PARTS: u64 = 4;
+/// Peers that offer what nobody answers for: each has its share of the room, an eighth.
+const PARTS: u64 = 8;
 
 /// What a module holds for each of so many ops that nobody answers for; the ids, which came with
 /// the call, included.
