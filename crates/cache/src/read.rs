@@ -36,18 +36,8 @@ pub(crate) async fn open(
     context: &RequestContext,
     files: bool,
 ) -> Result<SegmentStream, ObjectError> {
-    let mut reader = ObjectReader {
-        core: Arc::clone(core),
-        version: Arc::clone(version),
-        range,
-        context: context.clone(),
-        route: Route::Client,
-        files,
-        chunk: None,
-        aheads: Vec::new(),
-        looks_ahead: false,
-        fruitless: 0,
-    };
+    let mut reader = ObjectReader::new(core, version, range, context);
+    reader.files = files;
     let first = reader.first().await?;
     // Not before: what fails at once should cost the origin one request.
     reader.looks_ahead = true;
@@ -63,18 +53,8 @@ pub(crate) async fn open_for_member(
     context: &RequestContext,
     route: Route,
 ) -> Result<SegmentStream, ObjectError> {
-    let mut reader = ObjectReader {
-        core: Arc::clone(core),
-        version: Arc::clone(version),
-        range,
-        context: context.clone(),
-        route,
-        files: false,
-        chunk: None,
-        aheads: Vec::new(),
-        looks_ahead: false,
-        fruitless: 0,
-    };
+    let mut reader = ObjectReader::new(core, version, range, context);
+    reader.route = route;
     let first = reader.first().await?;
     Ok(reader.stream(first))
 }
@@ -116,6 +96,27 @@ struct Arriving {
 }
 
 impl ObjectReader {
+    /// For a client that takes bytes only; reads nothing ahead.
+    fn new(
+        core: &Arc<Core>,
+        version: &Arc<Version>,
+        range: Range<u64>,
+        context: &RequestContext,
+    ) -> Self {
+        Self {
+            core: Arc::clone(core),
+            version: Arc::clone(version),
+            range,
+            context: context.clone(),
+            route: Route::Client,
+            files: false,
+            chunk: None,
+            aheads: Vec::new(),
+            looks_ahead: false,
+            fruitless: 0,
+        }
+    }
+
     /// The first bytes, or why there are none.
     async fn first(&mut self) -> Result<Segment, ObjectError> {
         match self.next().await {

@@ -25,12 +25,13 @@ mod frame;
 mod message;
 mod metrics;
 mod node;
+mod peer;
 mod serve;
 mod under_way;
 
-pub(crate) use ask::PeerTransport;
 pub(crate) use metrics::ClusterMetrics;
 pub(crate) use node::{Joining, Node};
+pub(crate) use peer::PeerTransport;
 use serve::serve;
 
 use crate::{
