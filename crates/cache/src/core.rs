@@ -9,15 +9,15 @@ use crate::{
     askers::Askers,
     cluster::{self, Cluster, HOME, PeerSelect, PeerTransport},
     config::{CacheError, ReadConfig},
-    edge::backend::{Backend, RequestContext},
+    edge::backend::RequestContext,
     failure::object_error,
     judge::ExactLength,
     keep::{Keep, PeerKeep},
-    key::{CacheKey, ChunkKey, Places, Version, chunk_range, chunks_of},
+    key::{CacheKey, ChunkKey, Version},
     listing::{ListingConfig, Listings},
     meta::{Known, MetaCache, MetaConfig},
     metrics::{AnswerCache, Metrics},
-    origin::{BoxFuture, Origin},
+    origin::Origin,
     plans::{self, Plans},
     read,
     readahead::{Sequence, steps_over, window},
@@ -25,13 +25,9 @@ use crate::{
     throttle::{NewLimit, Throttle},
     tiers::Tiers,
     transport::{Finals, OriginTransport, Reply, UnderWay, Ways},
-    types::{
-        BucketEntry, ByteStream, ListPage, ListQuery, ObjectError, ObjectMeta, ObjectName, Segment,
-        SegmentStream,
-    },
+    types::{ObjectError, ObjectMeta, ObjectName, SegmentStream},
     versions::Versions,
 };
-use futures_util::StreamExt as _;
 use gannet::{
     FetchError, Fetcher,
     engine::{self, GroupId, Limits, Plan, Scope},
@@ -40,10 +36,6 @@ use gannet_cluster::Member;
 use gannet_store::{BlobStore, MemoryConfig, MemoryStore};
 use std::{future::Future, num::NonZeroU32, ops::Range, pin::pin, sync::Arc, time::Duration};
 use tokio::{sync::mpsc, task::AbortHandle};
-
-/// A response of more chunks than this is streamed although all of it is held, so that it does not
-/// keep so many files open at once.
-const HELD_CHUNKS_MAX: u64 = 128;
 
 /// Reading ahead of a client that asks for one range after another ends so long after its last one.
 const AHEAD_HOLD: Duration = Duration::from_secs(10);
@@ -353,7 +345,7 @@ impl Core {
     }
 
     /// Asks anew for metadata that is in use and will soon expire, so that nobody has to wait for it.
-    fn refresh(self: &Arc<Self>, name: ObjectName) {
+    pub(crate) fn refresh(self: &Arc<Self>, name: ObjectName) {
         let core = Arc::clone(self);
         tokio::spawn(async move {
             tracing::debug!(?name, "refreshing ahead");
@@ -386,7 +378,11 @@ impl Core {
     }
 
     /// Puts a client's question, once for all who ask it.
-    async fn ask(&self, key: CacheKey, context: &RequestContext) -> Result<Reply, ObjectError> {
+    pub(crate) async fn ask(
+        &self,
+        key: CacheKey,
+        context: &RequestContext,
+    ) -> Result<Reply, ObjectError> {
         self.ask_by(key, context, Route::Client).await
     }
 
@@ -442,7 +438,7 @@ impl Core {
     }
 
     /// Bytes `range` of the version that `meta` describes.
-    async fn read(
+    pub(crate) async fn read(
         self: &Arc<Self>,
         name: &ObjectName,
         meta: &ObjectMeta,
@@ -492,7 +488,7 @@ impl Core {
     }
 
     /// Whether a range is where a reader in order leaves a chunk that is held.
-    fn steps_over(&self, version: &Arc<Version>, range: &Range<u64>) -> bool {
+    pub(crate) fn steps_over(&self, version: &Arc<Version>, range: &Range<u64>) -> bool {
         steps_over(range, self.chunk_size) && {
             let index = range.start / self.chunk_size - 1;
             let before = ChunkKey {
@@ -507,7 +503,7 @@ impl Core {
     }
 
     /// Fetches the chunks behind a range ahead.
-    fn read_on(
+    pub(crate) fn read_on(
         self: &Arc<Self>,
         version: &Arc<Version>,
         range: &Range<u64>,
@@ -549,7 +545,7 @@ impl Core {
     }
 }
 
-fn mismatched() -> ObjectError {
+pub(crate) fn mismatched() -> ObjectError {
     ObjectError::Internal("an answer to another question".into())
 }
 
@@ -559,161 +555,4 @@ fn reader_identity(version: &Version) -> u64 {
     let mut hasher = DefaultHasher::new();
     version.hash(&mut hasher);
     hasher.finish()
-}
-
-impl Backend for ReadPath {
-    fn head<'a>(
-        &'a self,
-        name: &'a ObjectName,
-        context: &'a RequestContext,
-    ) -> BoxFuture<'a, Known> {
-        Box::pin(self.0.lookup(name, context))
-    }
-
-    fn read<'a>(
-        &'a self,
-        name: &'a ObjectName,
-        meta: &'a Arc<ObjectMeta>,
-        range: Range<u64>,
-        context: &'a RequestContext,
-    ) -> BoxFuture<'a, Result<ByteStream, ObjectError>> {
-        Box::pin(async move {
-            let segments = self.0.read(name, meta, range, context, false).await?;
-            let bytes = segments.map(|segment| match segment? {
-                Segment::Bytes(bytes) => Ok(bytes),
-                Segment::File { .. } => Err(ObjectError::Internal("a file unasked for".into())),
-            });
-            Ok(Box::pin(bytes) as ByteStream)
-        })
-    }
-
-    fn read_segments<'a>(
-        &'a self,
-        name: &'a ObjectName,
-        meta: &'a Arc<ObjectMeta>,
-        range: Range<u64>,
-        context: &'a RequestContext,
-    ) -> BoxFuture<'a, Result<SegmentStream, ObjectError>> {
-        Box::pin(self.0.read(name, meta, range, context, true))
-    }
-
-    fn cached_head(&self, name: &ObjectName) -> Option<Arc<ObjectMeta>> {
-        let found = self.0.ways.meta.get(name)?;
-        let meta = found.value.ok()?;
-        self.0.ways.metrics.answer(AnswerCache::Head, true);
-        if found.ageing && tokio::runtime::Handle::try_current().is_ok() {
-            self.0.refresh(name.clone());
-        }
-        Some(meta)
-    }
-
-    fn held(
-        &self,
-        name: &ObjectName,
-        meta: &Arc<ObjectMeta>,
-        range: Range<u64>,
-    ) -> Option<Vec<Segment>> {
-        let core = &self.0;
-        if range.start > range.end || range.end > meta.size {
-            return None;
-        }
-        if range.is_empty() {
-            return Some(Vec::new());
-        }
-        let chunks = chunks_of(&range, core.chunk_size);
-        if chunks.end - chunks.start > HELD_CHUNKS_MAX {
-            return None;
-        }
-        let places = Places::new(&core.origin_id, name, &meta.etag, core.chunk_size);
-        let mut segments = Vec::new();
-        let mut tiers = Vec::new();
-        for index in chunks {
-            let chunk = chunk_range(meta.size, core.chunk_size, index);
-            let place = places.at(index);
-            let (tier, blob) = core.ways.tiers.held(&place, chunk.end - chunk.start)?;
-            let within =
-                range.start.max(chunk.start) - chunk.start..range.end.min(chunk.end) - chunk.start;
-            if let Some(parts) = blob.slice(within.clone()) {
-                segments.extend(parts.into_iter().map(Segment::Bytes));
-            } else {
-                let view = blob.file()?;
-                core.ways.tiers.promote(&place, tier, &blob);
-                segments.push(Segment::File {
-                    file: view.file,
-                    range: view.offset + within.start..view.offset + within.end,
-                    copy: Some(blob),
-                });
-            }
-            tiers.push(tier);
-        }
-        tiers
-            .into_iter()
-            .for_each(|tier| core.ways.metrics.hit(tier));
-        // Who asks is not known here, and need not be for this.
-        if core.read_ahead > 0 && steps_over(&range, core.chunk_size) {
-            let version = core.version(name, meta);
-            if core.steps_over(&version, &range) {
-                let nobody = RequestContext {
-                    request_id: "-".into(),
-                    owner: 0,
-                };
-                core.read_on(&version, &range, &nobody);
-            }
-        }
-        Some(segments)
-    }
-
-    fn list<'a>(
-        &'a self,
-        query: &'a ListQuery,
-        context: &'a RequestContext,
-    ) -> BoxFuture<'a, Result<Arc<ListPage>, ObjectError>> {
-        Box::pin(async move {
-            let core = &self.0;
-            let held = core.listings.page(query);
-            core.ways.metrics.answer(AnswerCache::List, held.is_some());
-            if let Some(page) = held {
-                return Ok(page);
-            }
-            let key = CacheKey::List(Arc::new(query.clone()));
-            match core.ask(key, context).await? {
-                Reply::List(answer) => answer,
-                _ => Err(mismatched()),
-            }
-        })
-    }
-
-    fn buckets<'a>(
-        &'a self,
-        context: &'a RequestContext,
-    ) -> BoxFuture<'a, Result<Vec<BucketEntry>, ObjectError>> {
-        Box::pin(async move {
-            let core = &self.0;
-            if let Some(buckets) = core.listings.buckets() {
-                return Ok(buckets.to_vec());
-            }
-            match core.ask(CacheKey::Buckets, context).await? {
-                Reply::Buckets(answer) => answer.map(|buckets| buckets.to_vec()),
-                _ => Err(mismatched()),
-            }
-        })
-    }
-
-    fn head_bucket<'a>(
-        &'a self,
-        bucket: &'a str,
-        context: &'a RequestContext,
-    ) -> BoxFuture<'a, Result<(), ObjectError>> {
-        Box::pin(async move {
-            let core = &self.0;
-            if let Some(known) = core.listings.bucket(bucket) {
-                return known;
-            }
-            let key = CacheKey::Bucket(bucket.into());
-            match core.ask(key, context).await? {
-                Reply::Bucket(answer) => answer,
-                _ => Err(mismatched()),
-            }
-        })
-    }
 }

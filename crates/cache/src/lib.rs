@@ -7,6 +7,7 @@ mod cluster;
 mod config;
 mod core;
 pub mod edge;
+mod facade;
 mod failure;
 mod judge;
 mod keep;

@@ -2,7 +2,8 @@
 
 use super::{
     Cluster,
-    message::{Head, Purge, PurgeDone, Question, Trouble, What},
+    answer::{Head, Trouble},
+    message::{Purge, PurgeDone, Question, What},
     serve::{PURGE, STATUS, WARM},
 };
 use crate::{

@@ -6,8 +6,9 @@
 
 use super::{
     Cluster,
+    answer::{Head, Trouble},
     frame::{Decoder, Frame, Kind, answer_key},
-    message::{Head, Question, Refusal, Refused, Trouble, What},
+    message::{Question, Refusal, Refused, What},
     metrics::Asked,
     under_way::{Entered, Receiving},
 };

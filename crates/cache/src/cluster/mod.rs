@@ -14,12 +14,13 @@
 //! ```
 //!
 //! Two fetchers: *home* fetches what this member coordinates or must fetch itself, and waits for no
-//! other member (but for what one holds already); *peer* asks others, and falls back on home. Each has its own bounds on
-//! bytes and fetches, so that what waits for other members can never be in the way of what they wait
-//! for. All decisions about who is asked and what is answered are `gannet-cluster`'s; failover, hedging
+//! other member (but for what one holds already); *peer* asks others, and falls back on home. Each has
+//! its own bounds on bytes and fetches, so that what waits for other members can never be in the way of
+//! what they wait for. All decisions about who is asked and what is answered are `gannet-cluster`'s; failover, hedging
 //! and health are the engine's.
 
 mod admin;
+mod answer;
 mod ask;
 mod frame;
 mod message;
@@ -258,6 +259,7 @@ pub fn fuzz(bytes: &[u8]) {
     }
     assert!(!matches!(decoder.next(), Ok(Some(_))), "nobody wrote that");
     message::fuzz(bytes);
+    answer::fuzz(bytes);
 }
 
 impl Members {

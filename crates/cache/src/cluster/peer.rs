@@ -5,8 +5,8 @@
 
 use super::{
     Cluster, HOME, WORDS_TTL,
+    answer::{Bucket, Head, Trouble},
     ask::{AskError, Asking, Event, pieces},
-    message::{Bucket, Head, Trouble},
     under_way::Entered,
 };
 use crate::{

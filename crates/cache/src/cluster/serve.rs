@@ -6,11 +6,10 @@
 
 use super::{
     Cluster,
+    answer::{Bucket, Head, Meta, Page, Trouble},
     ask::ASK,
     frame::{DATA_BYTES_MAX, Encoder, Kind, answer_key},
-    message::{
-        Bucket, Head, Meta, Page, Purge, PurgeDone, Question, Refusal, Refused, Trouble, What,
-    },
+    message::{Purge, PurgeDone, Question, Refusal, Refused, What},
     metrics::Answered,
     under_way::Sign,
 };
