@@ -1,5 +1,10 @@
 //! A CA, members and strangers for the tests, over real sockets of loopback.
-#![allow(dead_code, unreachable_pub, missing_debug_implementations)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_debug_implementations,
+    reason = "each test file uses a part"
+)]
 
 pub mod raw;
 
