@@ -1,0 +1,1 @@
+//! How a homeserver is found, reached and asked, and whose keys are whose.
