@@ -1,0 +1,512 @@
+//! [`Walk`]: which requests a fill makes, decided without I/O.
+//!
+//! History is a graph: each event names those before it (`prev_events`) and those that entitle it (`auth_events`). A fill
+//! begins at the latest events and goes back. What is held is walked through at no cost; what is not is asked for in
+//! batches: up to 20 events between two ends ([`Ask::Missing`]), up to 100 before some ([`Ask::Backfill`]), all that
+//! entitles one ([`Ask::AuthChain`]), and single events only where no batch brought them.
+//!
+//! # Guarantees
+//!
+//! - An event is taken as found only if it was asked for by its id or is reached from what was asked for; what a server
+//!   adds beyond that goes into [`Taken::stray`] and moves nothing.
+//! - Every request asks for something that is missing, and each missing event is asked for a bounded number of times, of
+//!   other servers each time: a fill ends, whatever the answers are.
+//! - The cost is linear in the events and links that came, times the logarithm of their number.
+
+use super::{Ended, Goal, Limits};
+use ruma_common::{EventId, OwnedEventId, OwnedServerName};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// What the walk has to know of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Links {
+    /// Its id.
+    pub id: OwnedEventId,
+    /// The events before it.
+    pub prev: Vec<OwnedEventId>,
+    /// The events that entitle it.
+    pub auth: Vec<OwnedEventId>,
+    /// When its server says that it was made, in milliseconds since 1970. Guides, and proves nothing.
+    pub made_at: u64,
+}
+
+/// What is held already: in the store, or by whoever wants the fill.
+pub trait Held {
+    /// The links of an event that is held.
+    fn links(&mut self, id: &EventId) -> Option<Links>;
+}
+
+impl<F: FnMut(&EventId) -> Option<Links>> Held for F {
+    fn links(&mut self, id: &EventId) -> Option<Links> {
+        self(id)
+    }
+}
+
+/// A request that is to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// What lies between.
+    Missing {
+        /// The events to go back from, excluded.
+        latest: Vec<OwnedEventId>,
+        /// The events to stop at, excluded.
+        earliest: Vec<OwnedEventId>,
+        /// The most events.
+        limit: u32,
+    },
+    /// These events and what lies before them.
+    Backfill {
+        /// The events to go back from, included.
+        from: Vec<OwnedEventId>,
+        /// The most events.
+        limit: u32,
+    },
+    /// All that entitles this event, directly or not.
+    AuthChain(OwnedEventId),
+    /// The event itself.
+    Event(OwnedEventId),
+}
+
+/// Names a request in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AskId(u64);
+
+/// A request, and of whom it is not to be made.
+#[derive(Clone, Debug)]
+pub struct Next {
+    /// For [`Walk::answered`] and [`Walk::failed`].
+    pub id: AskId,
+    /// The request.
+    pub ask: Ask,
+    /// Servers that did not have it when they were asked for the same.
+    pub not_of: Vec<OwnedServerName>,
+}
+
+/// What came of an answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Events that were missing.
+    pub found: Vec<OwnedEventId>,
+    /// Events that nobody asked for and nothing leads to.
+    pub stray: Vec<OwnedEventId>,
+}
+
+/// Why an event is wanted. An event that is wanted for both reasons is of the timeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Lane {
+    /// It lies before one that was found.
+    Timeline,
+    /// It entitles one that was found.
+    Auth,
+}
+
+/// What is known of an event that is not there.
+#[derive(Debug, Default)]
+struct Gap {
+    /// Lies before one that was found: which, unless it is where the fill begins.
+    timeline: Option<Option<OwnedEventId>>,
+    /// Entitles one that was found, whose chain holds it.
+    auth: Option<OwnedEventId>,
+    /// Asked for just now.
+    asked: Option<AskId>,
+    /// Requests that should have brought it, batches and single ones.
+    tries: u32,
+    /// Who did not have it.
+    not_of: BTreeSet<OwnedServerName>,
+}
+
+/// A fill, as a plain state machine.
+#[derive(Debug)]
+pub struct Walk {
+    goal: Goal,
+    limits: Limits,
+    /// Where history is held from on.
+    earliest: BTreeSet<OwnedEventId>,
+    /// Reached and held, or found; and for which reason.
+    reached: BTreeMap<OwnedEventId, Lane>,
+    /// Reached and not there.
+    missing: BTreeMap<OwnedEventId, Gap>,
+    /// Missing, and no longer asked for.
+    given_up: BTreeSet<OwnedEventId>,
+    /// Events whose auth chain was asked for in vain, or is in hand.
+    chains: BTreeSet<OwnedEventId>,
+    in_flight: BTreeMap<AskId, (Ask, Vec<OwnedEventId>)>,
+    asks: u64,
+    /// Timeline events that were found.
+    found: u64,
+    /// Of any kind.
+    found_all: u64,
+    /// Whether the window between both ends has been asked for.
+    window_asked: bool,
+}
+
+impl Walk {
+    /// A fill that goes back from `from`. Where `to` is not empty, history is taken to be held there, and the walk goes no
+    /// further.
+    pub fn new(
+        from: impl IntoIterator<Item = OwnedEventId>,
+        to: impl IntoIterator<Item = OwnedEventId>,
+        goal: Goal,
+        limits: Limits,
+        held: &mut dyn Held,
+    ) -> Self {
+        let mut walk = Self {
+            goal,
+            limits,
+            earliest: to.into_iter().collect(),
+            reached: BTreeMap::new(),
+            missing: BTreeMap::new(),
+            given_up: BTreeSet::new(),
+            chains: BTreeSet::new(),
+            in_flight: BTreeMap::new(),
+            asks: 0,
+            found: 0,
+            found_all: 0,
+            window_asked: false,
+        };
+        let tips = from.into_iter().map(|id| (id, Lane::Timeline, None));
+        walk.reach(tips.collect(), held);
+        walk
+    }
+
+    /// Whether events go back no further than this one: `to`, or a time that the goal names.
+    fn stops_at(&self, links: &Links) -> bool {
+        matches!(self.goal, Goal::Since(time) if links.made_at < time)
+    }
+
+    /// Goes to these events, through whatever is held.
+    fn reach(
+        &mut self,
+        ids: VecDeque<(OwnedEventId, Lane, Option<OwnedEventId>)>,
+        held: &mut dyn Held,
+    ) {
+        let mut ahead = ids;
+        while let Some((id, lane, named_by)) = ahead.pop_front() {
+            if lane == Lane::Timeline && self.earliest.contains(&id) {
+                continue;
+            }
+            match self.reached.get_mut(&id) {
+                // The timeline goes on through it, which entitling did not.
+                Some(before) if lane < *before => *before = lane,
+                Some(_) => continue,
+                None if self.missing.contains_key(&id) => {
+                    self.miss(id, lane, named_by);
+                    continue;
+                }
+                None => {
+                    match held.links(&id) {
+                        Some(links) => {
+                            self.reached.insert(id, lane);
+                            self.spread(&links, lane, &mut ahead);
+                        }
+                        None => self.miss(id, lane, named_by),
+                    }
+                    continue;
+                }
+            }
+            if let Some(links) = held.links(&id) {
+                self.spread(&links, lane, &mut ahead);
+            }
+        }
+    }
+
+    fn miss(&mut self, id: OwnedEventId, lane: Lane, named_by: Option<OwnedEventId>) {
+        if self.given_up.contains(&id) {
+            return;
+        }
+        let gap = self.missing.entry(id).or_default();
+        match lane {
+            Lane::Timeline => gap.timeline = gap.timeline.take().or(Some(named_by)),
+            Lane::Auth => gap.auth = gap.auth.take().or(named_by),
+        }
+    }
+
+    /// Where it goes on from an event that is there.
+    fn spread(
+        &self,
+        links: &Links,
+        lane: Lane,
+        ahead: &mut VecDeque<(OwnedEventId, Lane, Option<OwnedEventId>)>,
+    ) {
+        let named_by = || Some(links.id.clone());
+        if lane == Lane::Timeline && !self.stops_at(links) {
+            ahead.extend(
+                links
+                    .prev
+                    .iter()
+                    .map(|id| (id.clone(), Lane::Timeline, named_by())),
+            );
+        }
+        if self.limits.auth {
+            ahead.extend(
+                links
+                    .auth
+                    .iter()
+                    .map(|id| (id.clone(), Lane::Auth, named_by())),
+            );
+        }
+    }
+
+    /// The next request, if one more is to be made while those before it are under way.
+    pub fn next_ask(&mut self) -> Option<Next> {
+        if self.ended().is_some()
+            || self.asks >= u64::from(self.limits.requests_max)
+            || self.in_flight.len() >= self.limits.lanes as usize
+        {
+            return None;
+        }
+        let (ask, of) = self.timeline().or_else(|| self.auth())?;
+        self.asks += 1;
+        let id = AskId(self.asks);
+        let mut not_of = BTreeSet::new();
+        for missing in &of {
+            let gap = self
+                .missing
+                .get_mut(missing)
+                .expect("what is asked for is missing");
+            gap.asked = Some(id);
+            gap.tries += 1;
+            not_of.extend(gap.not_of.iter().cloned());
+        }
+        self.in_flight.insert(id, (ask.clone(), of));
+        let not_of = not_of.into_iter().collect();
+        Some(Next { id, ask, not_of })
+    }
+
+    /// Missing events of a lane that nobody is asked for.
+    fn idle(&self, lane: Lane) -> Vec<OwnedEventId> {
+        let of_lane = |gap: &Gap| match lane {
+            Lane::Timeline => gap.timeline.is_some(),
+            Lane::Auth => gap.auth.is_some(),
+        };
+        let idle = self
+            .missing
+            .iter()
+            .filter(|(_, gap)| gap.asked.is_none() && of_lane(gap));
+        idle.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// How many timeline events are still wanted, as far as the goal says.
+    fn wanted(&self) -> u64 {
+        let rest = u64::from(self.limits.events_max).saturating_sub(self.found_all);
+        match self.goal {
+            Goal::Events(n) => n.saturating_sub(self.found).min(rest),
+            _ => rest,
+        }
+    }
+
+    fn timeline(&mut self) -> Option<(Ask, Vec<OwnedEventId>)> {
+        let wanted = self.wanted();
+        let from = self.idle(Lane::Timeline);
+        if from.is_empty() || wanted == 0 {
+            return None;
+        }
+        // Those that a batch did not bring are asked for by their names.
+        let (again, fresh): (Vec<_>, Vec<_>) = from
+            .into_iter()
+            .partition(|id| self.missing[id].tries >= self.limits.batch_tries);
+        if fresh.is_empty() {
+            let id = again.into_iter().next()?;
+            return Some((Ask::Event(id.clone()), vec![id]));
+        }
+        if let Some(window) = self.window(&fresh, wanted) {
+            return Some((window, fresh));
+        }
+        let from: Vec<_> = fresh.into_iter().take(Limits::FROM_MAX).collect();
+        let limit = wanted.min(u64::from(Limits::BACKFILL_MAX)) as u32;
+        Some((
+            Ask::Backfill {
+                from: from.clone(),
+                limit,
+            },
+            from,
+        ))
+    }
+
+    /// The window between both ends, asked for once and first: most gaps are small.
+    fn window(&mut self, missing: &[OwnedEventId], wanted: u64) -> Option<Ask> {
+        if self.window_asked || self.earliest.is_empty() || missing.len() > Limits::FROM_MAX {
+            return None;
+        }
+        self.window_asked = true;
+        let named_by = missing
+            .iter()
+            .map(|id| self.missing[id].timeline.clone().flatten());
+        let latest: Option<BTreeSet<_>> = named_by.collect();
+        Some(Ask::Missing {
+            latest: latest?.into_iter().collect(),
+            earliest: self
+                .earliest
+                .iter()
+                .take(Limits::FROM_MAX)
+                .cloned()
+                .collect(),
+            limit: wanted.min(u64::from(Limits::WINDOW_MAX)) as u32,
+        })
+    }
+
+    fn auth(&mut self) -> Option<(Ask, Vec<OwnedEventId>)> {
+        let idle = self.idle(Lane::Auth);
+        // While history still comes, much of what entitles it comes along.
+        let wanted = self.wanted() > 0;
+        let quiet = !self
+            .missing
+            .values()
+            .any(|gap| wanted && gap.timeline.is_some());
+        if idle.is_empty() || (!quiet && idle.len() < Limits::AUTH_EARLY_MIN) {
+            return None;
+        }
+        // The chain of one that names a missing event holds that event and all that it needs.
+        let chain = idle.iter().find_map(|id| {
+            let gap = &self.missing[id];
+            let named_by = gap.auth.as_ref()?;
+            (gap.tries < self.limits.batch_tries && !self.chains.contains(named_by))
+                .then(|| named_by.clone())
+        });
+        let single = || {
+            idle.first()
+                .map(|id| (Ask::Event(id.clone()), vec![id.clone()]))
+        };
+        match chain {
+            Some(of) if idle.len() > 1 => {
+                self.chains.insert(of.clone());
+                let named: Vec<_> = idle
+                    .iter()
+                    .filter(|id| self.missing[*id].auth.as_ref() == Some(&of))
+                    .cloned()
+                    .collect();
+                Some((Ask::AuthChain(of), named))
+            }
+            _ => single(),
+        }
+    }
+
+    /// What a server answered. `held` must know the events that are handed in here, too.
+    pub fn answered(
+        &mut self,
+        ask: AskId,
+        server: &OwnedServerName,
+        events: &[Links],
+        held: &mut dyn Held,
+    ) -> Taken {
+        let Some((made, of)) = self.in_flight.remove(&ask) else {
+            return Taken::default();
+        };
+        let mut taken = Taken::default();
+        // An event may come before the one that leads to it: whoever waits is asked for when that has come.
+        let mut waiting: BTreeMap<&EventId, &Links> = BTreeMap::new();
+        let new = events
+            .iter()
+            .filter(|links| !self.reached.contains_key(&links.id));
+        waiting.extend(new.map(|links| (&*links.id, links)));
+        let mut ready: VecDeque<&Links> = events
+            .iter()
+            .filter(|links| self.missing.contains_key(&links.id))
+            .collect();
+        while let Some(links) = ready.pop_front() {
+            let Some(gap) = self.missing.remove(&links.id) else {
+                continue;
+            };
+            waiting.remove(&*links.id);
+            let lane = match gap.timeline.is_some() && self.wanted() > 0 {
+                true => Lane::Timeline,
+                false => Lane::Auth,
+            };
+            self.found_all += 1;
+            self.found += u64::from(lane == Lane::Timeline);
+            self.reached.insert(links.id.clone(), lane);
+            taken.found.push(links.id.clone());
+            let mut ahead = VecDeque::new();
+            self.spread(links, lane, &mut ahead);
+            let names: Vec<_> = ahead.iter().map(|(id, ..)| id.clone()).collect();
+            let mut unheld = |id: &EventId| match waiting.contains_key(id) {
+                // It has come, but is taken in its turn, as what was found.
+                true => None,
+                false => held.links(id),
+            };
+            self.reach(ahead, &mut unheld);
+            ready.extend(names.iter().filter_map(|id| waiting.get(&**id).copied()));
+        }
+        taken.stray = waiting
+            .keys()
+            .filter(|id| !self.reached.contains_key(**id))
+            .map(|id| (*id).to_owned())
+            .collect();
+        self.release(ask, &made, &of, std::slice::from_ref(server));
+        taken
+    }
+
+    /// Nobody could answer; these had nothing.
+    pub fn failed(&mut self, ask: AskId, tried: &[OwnedServerName]) {
+        if let Some((made, of)) = self.in_flight.remove(&ask) {
+            self.release(ask, &made, &of, tried);
+        }
+    }
+
+    /// What was asked for and did not come may be asked for again, or is given up.
+    fn release(&mut self, id: AskId, ask: &Ask, of: &[OwnedEventId], had_not: &[OwnedServerName]) {
+        let asked = id;
+        // A server may know nothing of the event that a chain or a window starts from, and yet have what is in it.
+        let by_name = matches!(ask, Ask::Backfill { .. } | Ask::Event(_));
+        for id in of {
+            let Some(gap) = self.missing.get_mut(id) else {
+                continue;
+            };
+            if gap.asked == Some(asked) {
+                gap.asked = None;
+            }
+            if by_name {
+                gap.not_of.extend(had_not.iter().cloned());
+            }
+            if gap.tries >= self.limits.batch_tries + self.limits.single_tries {
+                self.missing.remove(id);
+                self.given_up.insert(id.clone());
+            }
+        }
+    }
+
+    /// Why nothing more will be asked for, once all that is in flight has ended.
+    pub fn ended(&self) -> Option<Ended> {
+        if matches!(self.goal, Goal::Events(n) if self.found >= n) && !self.auth_missing() {
+            return Some(Ended::Goal);
+        }
+        if self.found_all >= u64::from(self.limits.events_max) {
+            return Some(Ended::EventsMax);
+        }
+        if !self.in_flight.is_empty() {
+            return None;
+        }
+        let wanted = self.wanted() > 0;
+        let more = self
+            .missing
+            .values()
+            .any(|gap| gap.auth.is_some() || wanted);
+        match (more, self.given_up.is_empty()) {
+            (true, _) if self.asks >= u64::from(self.limits.requests_max) => {
+                Some(Ended::RequestsMax)
+            }
+            (true, _) => None,
+            (false, true) => Some(Ended::Goal),
+            (false, false) => Some(Ended::NobodyHasMore),
+        }
+    }
+
+    fn auth_missing(&self) -> bool {
+        self.missing.values().any(|gap| gap.auth.is_some())
+    }
+
+    /// Requests made so far.
+    pub const fn requests(&self) -> u64 {
+        self.asks
+    }
+
+    /// Events found so far: of the timeline, and in all.
+    pub const fn found(&self) -> (u64, u64) {
+        (self.found, self.found_all)
+    }
+
+    /// Events that are named and that nobody gave.
+    pub fn given_up(&self) -> impl Iterator<Item = &OwnedEventId> {
+        self.given_up.iter()
+    }
+}
