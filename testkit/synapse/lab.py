@@ -29,11 +29,12 @@ MAKERS = ["lab.py", "homeserver.py", "server.py", "client.py", "seed.py", "tls.p
 MAKERS.append("../requirements-synapse.txt")
 # A name that the servers find, where nobody is: for a test that wants to be a server of its own.
 GUEST, GUEST_NUMBER = "guest", 100
-KEPT = ["homeserver.db", "signing.key", "old_keys.json", "tls.crt", "tls.key"]
+KEPT = ["ca.crt", "ca.key", "seeded.json"]
+KEPT += ["homeserver.db", "signing.key", "old_keys.json", "tls.crt", "tls.key"]
 
 
-def digest(*also):
-    hashed = hashlib.sha256(repr(also).encode())
+def digest():
+    hashed = hashlib.sha256()
     for name in MAKERS:
         hashed.update((HERE / name).read_bytes())
     return hashed.hexdigest()
@@ -57,7 +58,7 @@ def places_for(options):
     number of labs run side by side; those that are called by their addresses stay where they are.
     """
     for _ in range(100):
-        draw = random.Random(digest(options.servers)) if options.names == "ip" else random
+        draw = random.Random(options.servers) if options.names == "ip" else random
         net = f"127.{draw.randint(64, 127)}.{draw.randint(0, 255)}"
         places = [
             Place(f"hs{number}", number, net, options.names)
@@ -76,9 +77,9 @@ def locked(path):
         yield
 
 
-def copy(source, target):
+def copy(source, target, names):
     for file in source.rglob("*"):
-        if file.is_file():
+        if file.name in names:
             to = target / file.relative_to(source)
             to.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(file, to)
@@ -204,27 +205,22 @@ def seed(dir, options):
     homeserver.new_signing_key(last / "signing.key", "a_new")
 
 
-def snapshot(options):
-    """Where one is, made if there is none."""
+def snapshot(options, into):
+    """Copies one, which is made first if there is none."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    dir = CACHE / digest(options.servers, options.names)[:16]
+    sort = f"{options.servers}-{options.names}-"
+    dir = CACHE / (sort + digest()[:16])
     with locked(CACHE / "lock"):
-        if options.fresh:
-            shutil.rmtree(dir, ignore_errors=True)
-        if not (dir / "seeded.json").exists():
+        if options.fresh or not dir.exists():
             with tempfile.TemporaryDirectory(prefix="gannet-lab-") as made:
-                made = Path(made)
-                seed(made, options)
+                seed(Path(made), options)
                 part = CACHE / "part"
                 shutil.rmtree(part, ignore_errors=True)
-                for file in made.rglob("*"):
-                    if file.name in KEPT or file.parent == made and file.name != "names.json":
-                        if file.is_file():
-                            to = part / file.relative_to(made)
-                            to.parent.mkdir(parents=True, exist_ok=True)
-                            shutil.copy2(file, to)
-                part.rename(dir)
-    return dir
+                copy(Path(made), part, KEPT)
+            for old in CACHE.glob(sort + "*"):
+                shutil.rmtree(old)
+            part.rename(dir)
+        copy(dir, into, KEPT)
 
 
 def ends_by_input():
@@ -241,14 +237,13 @@ def running(options):
             # There can only be one at those addresses.
             CACHE.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(CACHE / f"addresses-{options.servers}"))
-        source = snapshot(options)
         if options.dir:
             dir = Path(options.dir).resolve()
             dir.mkdir(parents=True, exist_ok=True)
         else:
             made = tempfile.TemporaryDirectory(prefix="gannet-lab-", ignore_cleanup_errors=True)
             dir = Path(stack.enter_context(made))
-        copy(source, dir)
+        snapshot(options, dir)
         lab = Lab(dir, *places_for(options), options.rate_limits)
         stack.callback(lab.stop, signal.SIGKILL)
         lab.start()
@@ -274,6 +269,13 @@ def check(options):
         Check(told).all(limited=options.rate_limits == "default")
 
 
+def fixtures(options):
+    with running(options) as (_, told):
+        from fixtures import Fixtures
+
+        Fixtures(told, Path(options.into)).all()
+
+
 def end(number, frame):
     sys.exit(128 + number)
 
@@ -281,14 +283,15 @@ def end(number, frame):
 def main():
     parser = argparse.ArgumentParser(prog="matrix-lab", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    for name, does in {"start": start, "check": check}.items():
-        command = commands.add_parser(name)
+    for does in [start, check, fixtures]:
+        command = commands.add_parser(does.__name__)
         command.set_defaults(does=does)
         command.add_argument("--servers", type=int, default=3, choices=range(2, 10))
         command.add_argument("--dir", help="where the servers' files are [a temporary directory]")
         command.add_argument("--rate-limits", choices=["default", "off"], default="off")
         command.add_argument("--names", choices=["dns", "ip"], default="dns")
         command.add_argument("--fresh", action="store_true", help="seed anew")
+    command.add_argument("into", help="the directory to save answers in")
     options = parser.parse_args()
     for number in [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]:
         signal.signal(number, end)

@@ -1,7 +1,7 @@
 """Runs one Synapse whose names come from a file, and which cannot outlive its parent.
 
-Arguments: the parent's process id, the file of names (see `homeserver.py`), Synapse's own. No code of
-Synapse is changed, and what it does with an address is its own affair: well-known, SRV before
+Arguments: the parent's process id, the file of names (see `homeserver.py`), Synapse's own. No code
+of Synapse is changed, and what it does with an address is its own affair: well-known, SRV before
 8448, certificates. Names that the file lacks do not exist, so nothing leaves the machine.
 """
 
