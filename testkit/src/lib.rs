@@ -5,7 +5,7 @@
 //! * [`origin`]: an S3/HTTP origin in this process that counts everything and misbehaves on command;
 //! * [`client`]: a small HTTP/1.1 client that reports exactly what came over the wire, and stampedes;
 //! * [`process`]: child processes that cannot outlive the test that started them;
-//! * [`peers`]: servers that we did not write (moto, s3s-fs, nginx, Varnish, dnsmasq, HAProxy, Azurite, a GCS emulator)
+//! * [`peers`]: servers that we did not write (moto, s3s-fs, nginx, Varnish, dnsmasq, HAProxy, Azurite, a GCS emulator, Synapse)
 //!   and the Python clients.
 //!
 //! Everything listens on loopback. Helpers panic with a message that says what to do: they run in

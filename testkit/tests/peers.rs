@@ -4,9 +4,11 @@ use gannet_testkit::{
     client, content,
     origin::{Object, Origin},
     peers::{
-        Azurite, Backend, Dnsmasq, Gcs, Haproxy, Moto, Nginx, NginxCache, Python, Varnish, Zone,
+        Azurite, Backend, Dnsmasq, Gcs, Haproxy, Moto, Nginx, NginxCache, Python, Synapses,
+        Varnish, Zone,
     },
 };
+use std::net::{SocketAddr, TcpStream};
 
 #[tokio::test]
 async fn moto_serves_s3() {
@@ -164,4 +166,23 @@ async fn haproxy_balances_those_that_are_up() {
         let answer = client::get(&format!("{}/b/k", haproxy.url()), &[]).await;
         assert_eq!(answer.unwrap().text(), "hello");
     }
+}
+
+#[test]
+fn synapses_come_and_go() {
+    let mut synapses = Synapses::start(&[]);
+    let chain = synapses.room("chain")["auth_chain"].as_array().unwrap();
+    assert_eq!(chain.len(), 303);
+    let address = synapses.server("hs2")["address"].as_str().unwrap();
+    let address: SocketAddr = address.parse().unwrap();
+    let listens = || TcpStream::connect(address).is_ok();
+    assert!(listens());
+    synapses.control("kill hs2");
+    assert!(!listens());
+    synapses.control("start hs2");
+    assert!(listens());
+    // It takes what it is told of the names.
+    Dnsmasq::start(&synapses.zone());
+    drop(synapses);
+    assert!(!listens());
 }

@@ -10,6 +10,7 @@
 //! | [`Haproxy`] | a balancer | Debian |
 //! | [`Azurite`] | Azure Blob | npm |
 //! | [`Gcs`] | Google Cloud Storage | PyPI |
+//! | [`Synapses`] | Matrix homeservers | PyPI |
 //!
 //! `testkit/install.sh` installs them. Where one is missing, its launcher panics with a line that says
 //! so: a test that cannot run has failed. Ports are given by the system or known to be free.
@@ -23,6 +24,7 @@ mod nginx;
 mod python;
 #[cfg(feature = "s3s-fs")]
 mod s3s_fs;
+mod synapse;
 mod varnish;
 
 #[cfg(feature = "s3s-fs")]
@@ -35,6 +37,7 @@ pub use self::{
     moto::Moto,
     nginx::{Nginx, NginxCache},
     python::{Python, python},
+    synapse::Synapses,
     varnish::Varnish,
 };
 
