@@ -2,7 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-from federation import Federation
+from federation import Federation, key_server
 from signedjson.key import decode_verify_key_bytes
 from signedjson.sign import verify_signed_json
 from synapse.api.room_versions import KNOWN_ROOM_VERSIONS
@@ -82,7 +82,8 @@ class Check:
             new = {verify(pdu): pdu for pdu in pdus}
             assert set(ahead) & set(new), "no progress"
             seen |= new
-            prev = {before for pdu in new.values() for before in parse(pdu, version).prev_event_ids()}
+            parsed = [parse(pdu, version) for pdu in seen.values()]
+            prev = {before for event in parsed for before in event.prev_event_ids()}
             ahead = sorted(prev - set(seen))[:SEVERAL]
         known = {event["event_id"] for event in events}
         assert set(seen) == known, f"{room['label']}: {len(seen)} of {len(known)} backfilled"
@@ -134,15 +135,20 @@ class Check:
         assert len(most) == MISSING_MOST and last not in {event_id(pdu, "10") for pdu in most}
 
         nowhere = "!nowhere:hs2.test"
-        for answer in self.batches(nowhere, last):
+        for answer in self.batches(api, nowhere, last):
             self.expect(answer, 403, "Host not in room.")
         self.expect(api.call("GET", "/event/" + last, signed=False), 401, "M_UNAUTHORIZED")
-        # Nobody serves the guest's key.
-        guest = Federation(self.lab, self.lab["guest"], self.api.destination)
+        # A stranger, as long as nobody has its key, and then.
+        guest = Federation(self.lab, self.lab["guest"], api.destination)
         self.expect(guest.event(last), 401, "M_UNAUTHORIZED")
+        with key_server(self.lab["guest"]):
+            self.expect(guest.event(UNKNOWN), 404, "")
+            for room, event in [(id, last), (id, UNKNOWN), (nowhere, last)]:
+                for answer in self.batches(guest, room, event):
+                    self.expect(answer, 403, "Host not in room.")
+            self.expect(guest.event(last), 403, "Host not in room.")
 
-    def batches(self, room, event):
-        api = self.api
+    def batches(self, api, room, event):
         return [
             api.event_auth(room, event), api.backfill(room, [event], 5),
             api.state_ids(room, event), api.missing(room, [], [event]), api.at(room, 1, "f"),
@@ -151,12 +157,12 @@ class Check:
     def barred(self):
         room = self.rooms["banned"]
         for event in [room["before"][0], room["after"][0]]:
-            for answer in [self.api.event(event), *self.batches(room["room_id"], event)]:
+            for answer in [self.api.event(event), *self.batches(self.api, room["room_id"], event)]:
                 self.expect(answer, 403, "Host not in room.")
         room = self.rooms["denied"]
         for event in [room["before"][0], room["after"][0]]:
             self.expect(self.api.event(event), 200)
-            for answer in self.batches(room["room_id"], event):
+            for answer in self.batches(self.api, room["room_id"], event):
                 self.expect(answer, 403, "Server is banned from room")
 
     def history(self):

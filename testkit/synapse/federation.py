@@ -1,9 +1,13 @@
 """Signed federation requests, in the name of any server whose key we have."""
 
+import contextlib
 import http.client
+import http.server
 import json
 import socket
 import ssl
+import threading
+import time
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
@@ -11,10 +15,44 @@ from homeserver import read_signing_key
 from signedjson.sign import sign_json
 
 TIMEOUT_S = 60
+VALID_S = 24 * 3600
 
 
 def escape(text):
     return quote(text, safe="")
+
+
+@contextlib.contextmanager
+def key_server(server):
+    """Stands at a server's address and gives out its key document, so that others believe it."""
+    key = read_signing_key(Path(server["signing_key"]))
+    document = {
+        "server_name": server["name"],
+        "verify_keys": {server["key_id"]: {"key": server["verify_key"]}},
+        "old_verify_keys": {},
+        "valid_until_ts": int((time.time() + VALID_S) * 1000),
+    }
+    body = json.dumps(sign_json(document, server["name"], key)).encode()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    host, port = server["address"].rsplit(":", 1)
+    with http.server.ThreadingHTTPServer((host, int(port)), Handler) as listener:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(server["tls_certificate"], server["tls_key"])
+        listener.socket = tls.wrap_socket(listener.socket, server_side=True)
+        threading.Thread(target=listener.serve_forever, daemon=True).start()
+        yield
+        listener.shutdown()
 
 
 class Answer:

@@ -199,7 +199,7 @@ class Seeder:
         return room
 
     def floats(self, version):
-        """Numbers that canonical JSON has no form for: such events cannot be verified by everyone."""
+        """Numbers that canonical JSON has no form for: not everyone can verify such events."""
         room = Room(f"floats-{version}", version, self.alice)
         room.join(self.bob)
         odd = [1.5, 1e100, 2**60, -(2**53)]
