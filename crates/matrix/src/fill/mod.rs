@@ -5,7 +5,7 @@ pub mod walk;
 #[cfg(test)]
 mod tests;
 
-pub use walk::{Ask, AskId, Held, Links, Next, Taken, Walk};
+pub use walk::{Ask, AskId, Links, Next, Taken, Walk};
 
 /// How far a fill goes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
-use ruma_common::{EventId, OwnedEventId, OwnedServerName};
+use ruma_common::{OwnedEventId, OwnedServerName};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 fn id(n: usize) -> OwnedEventId {
@@ -65,14 +65,26 @@ fn answer(has: &BTreeMap<OwnedEventId, Links>, ask: &Ask) -> Vec<Links> {
     }
 }
 
+fn look_up(walk: &mut Walk, store: &BTreeMap<OwnedEventId, Links>) {
+    loop {
+        let ids = walk.to_look_up();
+        if ids.is_empty() {
+            return;
+        }
+        ids.iter()
+            .filter_map(|id| store.get(id))
+            .for_each(|links| walk.held(links));
+    }
+}
+
 /// Runs a fill against servers; what it found, and how it ended.
 fn fill(
-    walk: impl FnOnce(&mut dyn Held) -> Walk,
+    mut walk: Walk,
     servers: &[BTreeMap<OwnedEventId, Links>],
     mut store: BTreeMap<OwnedEventId, Links>,
 ) -> (Walk, BTreeMap<OwnedEventId, Links>) {
-    let mut walk = walk(&mut |id: &EventId| store.get(id).cloned());
     let mut steps = 0;
+    look_up(&mut walk, &store);
     while walk.ended().is_none() {
         steps += 1;
         assert!(steps < 10_000, "it goes on for ever: {walk:?}");
@@ -94,10 +106,9 @@ fn fill(
             for links in &events {
                 store.insert(links.id.clone(), links.clone());
             }
-            walk.answered(next.id, &server(n), &events, &mut |id: &EventId| {
-                store.get(id).cloned()
-            });
+            walk.answered(next.id, &server(n), &events);
         }
+        look_up(&mut walk, &store);
     }
     (walk, store)
 }
@@ -106,7 +117,7 @@ fn fill(
 fn five_hundred_events_and_a_long_chain_take_a_handful_of_requests() {
     let history = line(803, 303);
     let (walk, store) = fill(
-        |held| Walk::new([id(802)], [], Goal::Events(500), Limits::default(), held),
+        Walk::new([id(802)], [], Goal::Events(500), Limits::default()),
         &[history],
         BTreeMap::new(),
     );
@@ -122,7 +133,7 @@ fn a_small_gap_is_one_window() {
         .map(|n| (id(n), history[&id(n)].clone()))
         .into();
     let (walk, store) = fill(
-        |held| Walk::new([id(35)], [id(20)], Goal::Gap, Limits::default(), held),
+        Walk::new([id(35)], [id(20)], Goal::Gap, Limits::default()),
         &[history],
         held,
     );
@@ -141,7 +152,7 @@ fn it_goes_on_where_it_was_left() {
         .map(|n| (id(n), history[&id(n)].clone()))
         .collect();
     let (walk, _) = fill(
-        |held| Walk::new([id(399)], [], Goal::Gap, Limits::default(), held),
+        Walk::new([id(399)], [], Goal::Gap, Limits::default()),
         &[history],
         held,
     );
@@ -155,13 +166,13 @@ fn what_one_lacks_another_gives() {
     let mut cut = history.clone();
     cut.remove(&id(70));
     let (walk, _) = fill(
-        |held| Walk::new([id(149)], [], Goal::Gap, Limits::default(), held),
+        Walk::new([id(149)], [], Goal::Gap, Limits::default()),
         &[cut.clone(), history],
         BTreeMap::new(),
     );
     assert_eq!((walk.ended(), walk.found().1), (Some(Ended::Goal), 150));
     let (walk, _) = fill(
-        |held| Walk::new([id(149)], [], Goal::Gap, Limits::default(), held),
+        Walk::new([id(149)], [], Goal::Gap, Limits::default()),
         &[cut.clone(), cut],
         BTreeMap::new(),
     );
@@ -172,13 +183,7 @@ fn what_one_lacks_another_gives() {
 #[test]
 fn what_nobody_asked_for_moves_nothing() {
     let history = line(3, 1);
-    let mut walk = Walk::new(
-        [id(2)],
-        [],
-        Goal::Gap,
-        Limits::default(),
-        &mut |_: &EventId| None,
-    );
+    let mut walk = Walk::new([id(2)], [], Goal::Gap, Limits::default());
     let next = walk.next_ask().expect("something is missing");
     let alien = Links {
         id: id(77),
@@ -186,12 +191,7 @@ fn what_nobody_asked_for_moves_nothing() {
         auth: vec![id(79)],
         made_at: 0,
     };
-    let taken = walk.answered(
-        next.id,
-        &server(0),
-        &[alien, history[&id(2)].clone()],
-        &mut |_: &EventId| None,
-    );
+    let taken = walk.answered(next.id, &server(0), &[alien, history[&id(2)].clone()]);
     assert_eq!((taken.found, taken.stray), (vec![id(2)], vec![id(77)]));
     let next = walk.next_ask().expect("the event before is missing");
     assert_eq!(
@@ -227,7 +227,7 @@ proptest! {
         let store = with(&|n| held[n]);
         let last = id(events.len() - 1);
         let limits = Limits { single_tries: 3, ..Limits::default() };
-        let (walk, store) = fill(|held| Walk::new([last.clone()], [], Goal::Gap, limits, held), &servers, store);
+        let (walk, store) = fill(Walk::new([last.clone()], [], Goal::Gap, limits), &servers, store);
         prop_assert_eq!(walk.ended(), Some(Ended::Goal));
         // The events before one that only entitles are nobody's concern.
         let mut queue = VecDeque::from([(last, true)]);

@@ -1,7 +1,7 @@
 //! [`Walk`]: which requests a fill makes, decided without I/O.
 //!
 //! History is a graph: each event names those before it (`prev_events`) and those that entitle it (`auth_events`). A fill
-//! begins at the latest events and goes back. What is held is walked through at no cost; what is not is asked for in
+//! begins at the latest events and goes back. What is held is walked through without a request; what is not is asked for in
 //! batches: up to 20 events between two ends ([`Ask::Missing`]), up to 100 before some ([`Ask::Backfill`]), all that
 //! entitles one ([`Ask::AuthChain`]), and single events only where no batch brought them.
 //!
@@ -28,18 +28,6 @@ pub struct Links {
     pub auth: Vec<OwnedEventId>,
     /// When its server says that it was made, in milliseconds since 1970. Guides, and proves nothing.
     pub made_at: u64,
-}
-
-/// What is held already: in the store, or by whoever wants the fill.
-pub trait Held {
-    /// The links of an event that is held.
-    fn links(&mut self, id: &EventId) -> Option<Links>;
-}
-
-impl<F: FnMut(&EventId) -> Option<Links>> Held for F {
-    fn links(&mut self, id: &EventId) -> Option<Links> {
-        self(id)
-    }
 }
 
 /// A request that is to be made.
@@ -100,9 +88,23 @@ enum Lane {
     Auth,
 }
 
+/// What is known of an event that is there.
+#[derive(Debug)]
+enum Reached {
+    /// The walk has gone on through it.
+    Timeline,
+    /// It entitles others; and the timeline may still come to it, and go on to these.
+    Auth(Links),
+}
+
+/// Where a walk is to go: an event, why, and who named it.
+type Ahead = VecDeque<(OwnedEventId, Lane, Option<OwnedEventId>)>;
+
 /// What is known of an event that is not there.
 #[derive(Debug, Default)]
 struct Gap {
+    /// Whether it was looked for among what is held.
+    looked_up: bool,
     /// Lies before one that was found: which, unless it is where the fill begins.
     timeline: Option<Option<OwnedEventId>>,
     /// Entitles one that was found, whose chain holds it.
@@ -122,8 +124,8 @@ pub struct Walk {
     limits: Limits,
     /// Where history is held from on.
     earliest: BTreeSet<OwnedEventId>,
-    /// Reached and held, or found; and for which reason.
-    reached: BTreeMap<OwnedEventId, Lane>,
+    /// Reached and held, or found.
+    reached: BTreeMap<OwnedEventId, Reached>,
     /// Reached and not there.
     missing: BTreeMap<OwnedEventId, Gap>,
     /// Missing, and no longer asked for.
@@ -143,12 +145,13 @@ pub struct Walk {
 impl Walk {
     /// A fill that goes back from `from`. Where `to` is not empty, history is taken to be held there, and the walk goes no
     /// further.
+    ///
+    /// Whoever runs it looks up [`to_look_up`](Self::to_look_up) before each [`next_ask`](Self::next_ask).
     pub fn new(
         from: impl IntoIterator<Item = OwnedEventId>,
         to: impl IntoIterator<Item = OwnedEventId>,
         goal: Goal,
         limits: Limits,
-        held: &mut dyn Held,
     ) -> Self {
         let mut walk = Self {
             goal,
@@ -164,8 +167,11 @@ impl Walk {
             found_all: 0,
             window_asked: false,
         };
-        let tips = from.into_iter().map(|id| (id, Lane::Timeline, None));
-        walk.reach(tips.collect(), held);
+        walk.reach(
+            from.into_iter()
+                .map(|id| (id, Lane::Timeline, None))
+                .collect(),
+        );
         walk
     }
 
@@ -174,38 +180,21 @@ impl Walk {
         matches!(self.goal, Goal::Since(time) if links.made_at < time)
     }
 
-    /// Goes to these events, through whatever is held.
-    fn reach(
-        &mut self,
-        ids: VecDeque<(OwnedEventId, Lane, Option<OwnedEventId>)>,
-        held: &mut dyn Held,
-    ) {
-        let mut ahead = ids;
+    /// Goes to these events.
+    fn reach(&mut self, mut ahead: Ahead) {
         while let Some((id, lane, named_by)) = ahead.pop_front() {
             if lane == Lane::Timeline && self.earliest.contains(&id) {
                 continue;
             }
-            match self.reached.get_mut(&id) {
-                // The timeline goes on through it, which entitling did not.
-                Some(before) if lane < *before => *before = lane,
-                Some(_) => continue,
-                None if self.missing.contains_key(&id) => {
-                    self.miss(id, lane, named_by);
-                    continue;
-                }
-                None => {
-                    match held.links(&id) {
-                        Some(links) => {
-                            self.reached.insert(id, lane);
-                            self.spread(&links, lane, &mut ahead);
-                        }
-                        None => self.miss(id, lane, named_by),
+            match (self.reached.get_mut(&id), lane) {
+                (Some(Reached::Timeline), _) | (Some(Reached::Auth(_)), Lane::Auth) => {}
+                (Some(reached), Lane::Timeline) => {
+                    // The timeline goes on through it, which entitling did not.
+                    if let Reached::Auth(links) = std::mem::replace(reached, Reached::Timeline) {
+                        self.spread(&links, Lane::Timeline, &mut ahead);
                     }
-                    continue;
                 }
-            }
-            if let Some(links) = held.links(&id) {
-                self.spread(&links, lane, &mut ahead);
+                (None, _) => self.miss(id, lane, named_by),
             }
         }
     }
@@ -222,12 +211,7 @@ impl Walk {
     }
 
     /// Where it goes on from an event that is there.
-    fn spread(
-        &self,
-        links: &Links,
-        lane: Lane,
-        ahead: &mut VecDeque<(OwnedEventId, Lane, Option<OwnedEventId>)>,
-    ) {
+    fn spread(&self, links: &Links, lane: Lane, ahead: &mut Ahead) {
         let named_by = || Some(links.id.clone());
         if lane == Lane::Timeline && !self.stops_at(links) {
             ahead.extend(
@@ -245,6 +229,38 @@ impl Walk {
                     .map(|id| (id.clone(), Lane::Auth, named_by())),
             );
         }
+    }
+
+    /// Takes in an event that was missing, and goes on from it; where it leads, and whether it is of the timeline.
+    fn take(&mut self, links: &Links) -> Option<(Vec<OwnedEventId>, bool)> {
+        let gap = self.missing.remove(&links.id)?;
+        let timeline = gap.timeline.is_some() && self.wanted() > 0;
+        let (lane, reached) = match timeline {
+            true => (Lane::Timeline, Reached::Timeline),
+            false => (Lane::Auth, Reached::Auth(links.clone())),
+        };
+        self.reached.insert(links.id.clone(), reached);
+        let mut ahead = Ahead::new();
+        self.spread(links, lane, &mut ahead);
+        let leads_to = ahead.iter().map(|(id, ..)| id.clone()).collect();
+        self.reach(ahead);
+        Some((leads_to, timeline))
+    }
+
+    /// Events that are to be looked for among what is held, each once. What is there goes to [`held`](Self::held), which
+    /// may lead to more.
+    pub fn to_look_up(&mut self) -> Vec<OwnedEventId> {
+        let new = self.missing.iter_mut().filter(|(_, gap)| !gap.looked_up);
+        new.map(|(id, gap)| {
+            gap.looked_up = true;
+            id.clone()
+        })
+        .collect()
+    }
+
+    /// An event is held already.
+    pub fn held(&mut self, links: &Links) {
+        self.take(links);
     }
 
     /// The next request, if one more is to be made while those before it are under way.
@@ -381,57 +397,33 @@ impl Walk {
         }
     }
 
-    /// What a server answered. `held` must know the events that are handed in here, too.
-    pub fn answered(
-        &mut self,
-        ask: AskId,
-        server: &OwnedServerName,
-        events: &[Links],
-        held: &mut dyn Held,
-    ) -> Taken {
+    /// What a server answered.
+    pub fn answered(&mut self, ask: AskId, server: &OwnedServerName, events: &[Links]) -> Taken {
         let Some((made, of)) = self.in_flight.remove(&ask) else {
             return Taken::default();
         };
         let mut taken = Taken::default();
-        // An event may come before the one that leads to it: whoever waits is asked for when that has come.
+        // An event may stand before the one that leads to it.
         let mut waiting: BTreeMap<&EventId, &Links> = BTreeMap::new();
         let new = events
             .iter()
             .filter(|links| !self.reached.contains_key(&links.id));
         waiting.extend(new.map(|links| (&*links.id, links)));
-        let mut ready: VecDeque<&Links> = events
-            .iter()
-            .filter(|links| self.missing.contains_key(&links.id))
-            .collect();
-        while let Some(links) = ready.pop_front() {
-            let Some(gap) = self.missing.remove(&links.id) else {
+        let mut ready: VecDeque<OwnedEventId> = waiting.keys().map(|id| (*id).to_owned()).collect();
+        while let Some(id) = ready.pop_front() {
+            let Some(links) = waiting.get(&*id).copied() else {
                 continue;
             };
-            waiting.remove(&*links.id);
-            let lane = match gap.timeline.is_some() && self.wanted() > 0 {
-                true => Lane::Timeline,
-                false => Lane::Auth,
+            let Some((leads_to, timeline)) = self.take(links) else {
+                continue;
             };
+            waiting.remove(&*id);
             self.found_all += 1;
-            self.found += u64::from(lane == Lane::Timeline);
-            self.reached.insert(links.id.clone(), lane);
-            taken.found.push(links.id.clone());
-            let mut ahead = VecDeque::new();
-            self.spread(links, lane, &mut ahead);
-            let names: Vec<_> = ahead.iter().map(|(id, ..)| id.clone()).collect();
-            let mut unheld = |id: &EventId| match waiting.contains_key(id) {
-                // It has come, but is taken in its turn, as what was found.
-                true => None,
-                false => held.links(id),
-            };
-            self.reach(ahead, &mut unheld);
-            ready.extend(names.iter().filter_map(|id| waiting.get(&**id).copied()));
+            self.found += u64::from(timeline);
+            taken.found.push(id);
+            ready.extend(leads_to);
         }
-        taken.stray = waiting
-            .keys()
-            .filter(|id| !self.reached.contains_key(**id))
-            .map(|id| (*id).to_owned())
-            .collect();
+        taken.stray = waiting.into_keys().map(ToOwned::to_owned).collect();
         self.release(ask, &made, &of, std::slice::from_ref(server));
         taken
     }
