@@ -1,10 +1,13 @@
-//! Filling a gap: which requests bring back what a room is missing ([`walk`]).
+//! Filling a gap: which requests bring back what a room is missing ([`walk`]), and how they are made (`run.rs`).
 
+mod links;
+mod run;
 pub mod walk;
 
 #[cfg(test)]
 mod tests;
 
+pub use run::{Fill, Filled, News, Recovered};
 pub use walk::{Ask, AskId, Links, Next, Taken, Walk};
 
 /// How far a fill goes back.

@@ -73,7 +73,7 @@ fn look_up(walk: &mut Walk, store: &BTreeMap<OwnedEventId, Links>) {
         }
         ids.iter()
             .filter_map(|id| store.get(id))
-            .for_each(|links| walk.held(links));
+            .for_each(|links| drop(walk.held(links)));
     }
 }
 
@@ -106,7 +106,7 @@ fn fill(
             for links in &events {
                 store.insert(links.id.clone(), links.clone());
             }
-            walk.answered(next.id, &server(n), &events);
+            walk.answered(next.id, Some(&server(n)), &events);
         }
         look_up(&mut walk, &store);
     }
@@ -191,8 +191,11 @@ fn what_nobody_asked_for_moves_nothing() {
         auth: vec![id(79)],
         made_at: 0,
     };
-    let taken = walk.answered(next.id, &server(0), &[alien, history[&id(2)].clone()]);
-    assert_eq!((taken.found, taken.stray), (vec![id(2)], vec![id(77)]));
+    let taken = walk.answered(next.id, Some(&server(0)), &[alien, history[&id(2)].clone()]);
+    assert_eq!(
+        (taken.found, taken.stray),
+        (vec![(id(2), true)], vec![id(77)])
+    );
     let next = walk.next_ask().expect("the event before is missing");
     assert_eq!(
         next.ask,

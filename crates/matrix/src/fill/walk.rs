@@ -73,8 +73,8 @@ pub struct Next {
 /// What came of an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
-    /// Events that were missing.
-    pub found: Vec<OwnedEventId>,
+    /// Events that were missing, and whether each is of the timeline.
+    pub found: Vec<(OwnedEventId, bool)>,
     /// Events that nobody asked for and nothing leads to.
     pub stray: Vec<OwnedEventId>,
 }
@@ -258,9 +258,9 @@ impl Walk {
         .collect()
     }
 
-    /// An event is held already.
-    pub fn held(&mut self, links: &Links) {
-        self.take(links);
+    /// An event is held already. Says whether it is of the timeline, if it was missing until now.
+    pub fn held(&mut self, links: &Links) -> Option<bool> {
+        Some(self.take(links)?.1)
     }
 
     /// The next request, if one more is to be made while those before it are under way.
@@ -397,8 +397,13 @@ impl Walk {
         }
     }
 
-    /// What a server answered.
-    pub fn answered(&mut self, ask: AskId, server: &OwnedServerName, events: &[Links]) -> Taken {
+    /// What a server answered, or whoever else has it.
+    pub fn answered(
+        &mut self,
+        ask: AskId,
+        server: Option<&OwnedServerName>,
+        events: &[Links],
+    ) -> Taken {
         let Some((made, of)) = self.in_flight.remove(&ask) else {
             return Taken::default();
         };
@@ -420,11 +425,11 @@ impl Walk {
             waiting.remove(&*id);
             self.found_all += 1;
             self.found += u64::from(timeline);
-            taken.found.push(id);
+            taken.found.push((id, timeline));
             ready.extend(leads_to);
         }
         taken.stray = waiting.into_keys().map(ToOwned::to_owned).collect();
-        self.release(ask, &made, &of, std::slice::from_ref(server));
+        self.release(ask, &made, &of, server.map_or(&[], std::slice::from_ref));
         taken
     }
 
