@@ -21,8 +21,8 @@ pub enum Flaw {
         max: usize,
     },
 
-    /// Arrays and objects are nested deeper than may be.
-    #[error("nested deeper than {max} levels")]
+    /// Arrays and objects are nested deeper than is read here. Some servers read deeper.
+    #[error("cannot be verified: nested deeper than {max} levels")]
     TooDeep {
         /// How deep they may be nested.
         max: usize,
@@ -34,6 +34,15 @@ pub enum Flaw {
         /// What there is too much of.
         what: &'static str,
         /// How many there may be.
+        max: usize,
+    },
+
+    /// More signatures than are checked here, lest an event costs what its maker likes.
+    #[error("cannot be verified: more than {max} {what}")]
+    TooManySignatures {
+        /// What there is too much of.
+        what: &'static str,
+        /// How many are checked.
         max: usize,
     },
 
@@ -180,12 +189,15 @@ pub enum Blame {
 
 impl Flaw {
     /// Whose fault it is. A server that answered with what merely cannot be verified has done
-    /// nothing wrong, and must not be treated as if it had.
+    /// nothing wrong, and must not be treated as if it had: otherwise whoever gets one such event into
+    /// a room could have all its servers avoided.
     pub fn blame(&self) -> Blame {
         match self {
             Self::NoKey { .. }
             | Self::KeyNotValid { .. }
             | Self::UnknownRoomVersion(_)
+            | Self::TooDeep { .. }
+            | Self::TooManySignatures { .. }
             | Self::NotCanonical { lax: true, .. } => Blame::Nobody,
             _ => Blame::Answerer,
         }

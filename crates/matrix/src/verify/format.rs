@@ -172,8 +172,8 @@ pub(super) fn signers(
         .and_then(CanonicalJsonValue::as_object);
     let signatures = signatures.ok_or_else(|| Flaw::format("signatures", "not an object"))?;
     if signatures.len() > max {
-        let what = "servers that signed";
-        return Err(Flaw::TooMany { what, max });
+        let what = "servers that signed where any will do";
+        return Err(Flaw::TooManySignatures { what, max });
     }
     let server = |name: &String| ServerName::parse(name.as_str()).ok();
     Ok(signatures.keys().filter_map(server).collect())

@@ -45,14 +45,6 @@ pub fn depth(bytes: &[u8]) -> usize {
     deepest
 }
 
-/// Refuses what is nested deeper than [`DEPTH_MAX`], before any parser sees it.
-pub(super) fn check_depth(bytes: &[u8]) -> Result<(), Flaw> {
-    if depth(bytes) > DEPTH_MAX {
-        return Err(Flaw::TooDeep { max: DEPTH_MAX });
-    }
-    Ok(())
-}
-
 /// The canonical value of one JSON object, and nothing after it. `lax` says whether the room's
 /// version allows numbers that canonical JSON cannot say: then too there is no value, but the flaw
 /// says so.

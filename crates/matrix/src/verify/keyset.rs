@@ -49,8 +49,8 @@ impl KeySet {
     }
 
     /// Takes in what `document` says of its server's keys. What it says of a key replaces what was
-    /// known of it; keys that it does not speak of stay as they were, for servers forget to list old
-    /// ones.
+    /// known of it, so of several documents the newest goes in last; keys that it does not speak of
+    /// stay as they were, for servers forget to list old ones.
     pub fn insert(&mut self, document: &KeyDocument) {
         let keys = self
             .servers
@@ -118,17 +118,24 @@ impl KeySet {
     }
 
     /// Adds to `wanted` what `pdu` cannot be checked without: nothing, if each server that has to
-    /// sign did so with one key at least that is known, and valid.
+    /// sign did so with one key at least that is known, and valid (or one server did, where any will
+    /// do).
     pub fn lacking(&self, pdu: &Pdu, wanted: &mut KeysWanted) {
         let at_ms = pdu.keys_at_ms();
         let known = |server: &ServerName, ids: &[&str]| {
             ids.iter()
                 .any(|id| matches!(self.key(server, id, at_ms), KeyAt::Valid(_)))
         };
-        let at_ms = at_ms.and_then(|at| u64::try_from(at).ok()).unwrap_or(0);
-        for (server, ids) in pdu.required_keys() {
-            let ids: Vec<&str> = ids.collect();
-            if ids.is_empty() || known(server, &ids) {
+        let required: Vec<(&ServerName, Vec<&str>)> = pdu
+            .required_keys()
+            .map(|(server, ids)| (server, ids.collect()))
+            .collect();
+        if pdu.any_will_do() && required.iter().any(|(server, ids)| known(server, ids)) {
+            return;
+        }
+        let wanted_ms = at_ms.and_then(|at| u64::try_from(at).ok()).unwrap_or(0);
+        for (server, ids) in required {
+            if known(server, &ids) {
                 continue;
             }
             // Not by the entry: that would copy the name of a server that is there already.
@@ -138,9 +145,9 @@ impl KeySet {
             let keys = wanted.get_mut(server).expect("inserted above");
             for id in ids {
                 match keys.get_mut(id) {
-                    Some(at) => *at = at_ms.max(*at),
+                    Some(at) => *at = wanted_ms.max(*at),
                     None => {
-                        keys.insert(id.to_owned(), at_ms);
+                        keys.insert(id.to_owned(), wanted_ms);
                     }
                 }
             }

@@ -25,3 +25,5 @@ mod signature;
 mod split;
 pub mod spread;
 pub mod xmatrix;
+
+pub use ruma_signatures::Verified;

@@ -38,7 +38,7 @@ pub const PDU_BYTES_MAX: usize = 65_536;
 pub const PDU_RAW_BYTES_MAX: usize = 8 * PDU_BYTES_MAX;
 
 /// How many servers' signatures are looked at where any will do.
-const SIGNERS_MAX: usize = 16;
+const SIGNERS_MAX: usize = 4;
 
 /// A PDU that is well-formed by the rules of its room's version. Nothing is known of who made it
 /// until [`Pdu::check`].
@@ -213,6 +213,11 @@ impl Pdu {
         self.signatures
             .iter()
             .map(|signatures| (&*signatures.server, signatures.key_ids()))
+    }
+
+    /// Whether the check needs the key of any one of the servers that signed, not of each.
+    pub(super) fn any_will_do(&self) -> bool {
+        self.demand == Demand::Any
     }
 
     /// When keys must be valid to count for it, in milliseconds since 1970; `None` if that does not

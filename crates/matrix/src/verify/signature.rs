@@ -7,8 +7,9 @@ use ruma_common::{
 };
 use ruma_signatures::verify_canonical_json_bytes;
 
-/// How many signatures of one server may stand under an object.
-pub(super) const SIGNATURES_MAX: usize = 32;
+/// How many signatures of one server may stand under an object. Servers sign with one key; while they
+/// change keys, with two.
+const SIGNATURES_MAX: usize = 8;
 
 /// What one server signed with, read but not checked. Those of other kinds than ed25519 are left out.
 #[derive(Debug, Clone)]
@@ -32,7 +33,7 @@ impl Signatures {
             Some(_) => return Err(Flaw::format("signatures", "not an object of objects")),
         };
         if of_server.len() > SIGNATURES_MAX {
-            return Err(Flaw::TooMany {
+            return Err(Flaw::TooManySignatures {
                 what: "signatures of one server",
                 max: SIGNATURES_MAX,
             });

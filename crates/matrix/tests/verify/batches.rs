@@ -281,8 +281,24 @@ fn what_is_too_much_or_no_answer_is_refused_as_a_whole() {
     let nested: Bytes = "[".repeat(10_000_000).into();
     assert!(matches!(
         Answer::Backfill.shape(&nested, &Limits::default()),
-        Err(Flaw::TooDeep { .. })
+        Err(Flaw::Shape(_))
     ));
+}
+
+#[test]
+fn one_event_that_is_nested_too_deep_spoils_no_other() {
+    let mut pdus = events(3);
+    let nested = format!(
+        "{{\"content\":{}{}}}",
+        "[".repeat(30_000),
+        "]".repeat(30_000)
+    );
+    pdus[1] = nested.into();
+    let salvage = salvage(&pdus, &Expect::default(), &all_keys(), 1);
+    assert_eq!(salvage.good.len(), 2);
+    assert!(matches!(salvage.bad[0].flaw, Flaw::TooDeep { .. }));
+    // Nor does it speak against whoever holds it.
+    assert_eq!(salvage.bad[0].flaw.blame(), Blame::Nobody);
 }
 
 #[test]

@@ -5,4 +5,5 @@ mod events;
 mod keys;
 mod pdus;
 mod props;
+mod real;
 mod requests;

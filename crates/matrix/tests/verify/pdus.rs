@@ -5,7 +5,7 @@ use bytes::Bytes;
 use gannet_matrix::verify::{
     flaw::{Blame, Flaw, NotCanonical},
     json::DEPTH_MAX,
-    keyset::{KeySet, VerifyKey},
+    keyset::{KeySet, KeysWanted, VerifyKey},
     pdu::{Expect, PDU_BYTES_MAX, PDU_RAW_BYTES_MAX, Pdu, Proof},
 };
 use ruma_common::{
@@ -229,9 +229,15 @@ fn an_invitation_by_a_third_party_needs_some_signature() {
         );
         // Of two, one that is known will do.
         let event = signed(version, invite.clone(), &[&a, &b]);
+        let pdu = Pdu::parse(bytes(&event), rules(version)).unwrap();
         for known in [&a, &b] {
-            let proof = prove(version, &bytes(&event), &keys(&[known], LATE_MS)).unwrap();
-            assert_eq!(proof.signers, [known.name.as_str()]);
+            let keys = keys(&[known], LATE_MS);
+            assert_eq!(pdu.check(&keys).unwrap().signers, [known.name.as_str()]);
+            let mut lacking = KeysWanted::new();
+            keys.lacking(&pdu, &mut lacking);
+            assert!(lacking.is_empty());
+            KeySet::new().lacking(&pdu, &mut lacking);
+            assert_eq!(lacking.len(), 2);
         }
         // Nobody's word is none.
         let mut event = event;
@@ -328,6 +334,33 @@ fn every_signature_that_can_be_checked_must_fit() {
         verdict("10", &event, &keys),
         Err(Flaw::BadSignature { key, .. }) if key == "ed25519:other"
     ));
+}
+
+#[test]
+fn an_event_does_not_cost_what_its_maker_likes() {
+    let a = server("a.example");
+    let many = |n: usize| {
+        let signature = json!("x");
+        let ids = (0..n).map(|n| (format!("ed25519:{n}"), signature.clone()));
+        serde_json::Value::Object(ids.collect())
+    };
+    let mut event = unsigned("10", json!({"signatures": {"a.example": many(8)}}));
+    a.sign(&mut event, rules("10"));
+    let flaw = verdict("10", &event, &keys(&[&a], LATE_MS)).unwrap_err();
+    assert_eq!(
+        flaw.to_string(),
+        "cannot be verified: more than 8 signatures of one server"
+    );
+    assert_eq!(flaw.blame(), Blame::Nobody);
+    let servers: serde_json::Map<String, serde_json::Value> =
+        (0..5).map(|n| (format!("s{n}.example"), many(1))).collect();
+    let patch = json!({"type": "m.room.member", "signatures": servers, "content":
+        {"membership": "invite", "third_party_invite": {}}});
+    let flaw = verdict("10", &signed("10", patch, &[&a]), &KeySet::new()).unwrap_err();
+    assert_eq!(
+        flaw.to_string(),
+        "cannot be verified: more than 4 servers that signed where any will do"
+    );
 }
 
 #[test]

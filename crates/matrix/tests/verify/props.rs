@@ -84,6 +84,7 @@ fn compare(version: &str, raw: &[u8]) -> Result<(), TestCaseError> {
                 str::from_utf8(raw).is_ok_and(|text| text.contains("third_party_invite"));
             let stricter = match &flaw {
                 Flaw::Format { .. } | Flaw::TooMany { .. } | Flaw::DuplicateKey { .. } => true,
+                Flaw::TooManySignatures { .. } => third_party,
                 Flaw::BadSignature { .. } | Flaw::NoKey { .. } | Flaw::MissingSignature { .. } => {
                     third_party
                 }
