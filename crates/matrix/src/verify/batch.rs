@@ -168,6 +168,11 @@ impl Batch {
         Self { pdus }
     }
 
+    /// The PDUs, each a slice of the answer: to take them in parts.
+    pub fn into_pdus(self) -> Vec<Bytes> {
+        self.pdus
+    }
+
     /// How many PDUs there are.
     pub fn len(&self) -> usize {
         self.pdus.len()
