@@ -32,6 +32,8 @@ use tokio::{sync::Semaphore, time::Instant};
 const PART_BYTES_MAX: usize = 1 << 20;
 /// Answers up to this size are examined by one thread.
 const ONE_THREAD_BYTES_MAX: usize = 64 << 10;
+/// What a source of keys may take beyond its time.
+const MOMENT: Duration = Duration::from_secs(1);
 /// Events of an answer that say they created the room, and are looked at.
 const CREATE_EVENTS_MAX: usize = 8;
 
@@ -207,11 +209,12 @@ impl Examiner {
             return;
         }
         let servers: Vec<_> = wanted.keys().cloned().collect();
-        let got = tokio::time::timeout(left, self.keys.keys(wanted, left)).await;
+        // Whoever keeps to its time has a moment to hand over what came in it.
+        let got = tokio::time::timeout(left + MOMENT, self.keys.keys(wanted, left)).await;
         let Ok(got) = got else { return };
         for server in servers {
             for (id, key) in got.of(&server) {
-                known.keys.insert_key(&server, id, *key);
+                known.keys.insert_key(&server, id, key);
             }
         }
     }

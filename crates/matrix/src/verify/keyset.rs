@@ -1,9 +1,10 @@
 //! The keys that signatures are checked with: of each server, with the time until which each is valid.
 
 use super::{keys::KeyDocument, pdu::Pdu};
+use ed25519_dalek::{Signature, Verifier as _, VerifyingKey};
 use ruma_common::{OwnedServerName, ServerName, serde::Base64};
 use ruma_signatures::PublicKeyMap;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 /// A public key of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,11 +17,60 @@ pub struct VerifyKey {
     pub valid_until_ms: u64,
 }
 
+/// A public key that is ready to check signatures with.
+///
+/// What a key is on the curve is computed when it becomes known, and not for each signature, where it
+/// would be a tenth of the work. The check itself is that of `ruma_signatures`.
+#[derive(Clone)]
+pub struct PublicKey {
+    bytes: [u8; 32],
+    /// Nothing if it is no point of the curve; then no signature fits.
+    point: Option<VerifyingKey>,
+}
+
+impl PublicKey {
+    /// The key that is written as `bytes`. Costs some 5 µs.
+    pub fn new(bytes: [u8; 32]) -> Self {
+        let point = VerifyingKey::from_bytes(&bytes).ok();
+        Self { bytes, point }
+    }
+
+    /// As it is written.
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.bytes
+    }
+
+    /// Whether `signature` is its signature under `message`. Costs some 40 µs.
+    pub fn fits(&self, message: &[u8], signature: &[u8; 64]) -> bool {
+        let signature = Signature::from_bytes(signature);
+        let point = self.point.as_ref();
+        point.is_some_and(|point| point.verify(message, &signature).is_ok())
+    }
+}
+
+impl PartialEq for PublicKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for PublicKey {}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "PublicKey({})",
+            Base64::<ruma_common::serde::base64::Standard, _>::new(self.bytes)
+        )
+    }
+}
+
 /// What is known of a key at some time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyAt<'k> {
     /// It is valid then.
-    Valid(&'k [u8; 32]),
+    Valid(&'k PublicKey),
     /// It is known, and not known to be valid so late.
     Over {
         /// Until when it is, in milliseconds since 1970.
@@ -35,7 +85,13 @@ pub enum KeyAt<'k> {
 /// It is not bounded by itself: whoever fills it decides whose keys are worth keeping.
 #[derive(Debug, Clone, Default)]
 pub struct KeySet {
-    servers: BTreeMap<OwnedServerName, BTreeMap<Box<str>, VerifyKey>>,
+    servers: BTreeMap<OwnedServerName, BTreeMap<Box<str>, Known>>,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    key: PublicKey,
+    valid_until_ms: u64,
 }
 
 /// The keys that are lacking: of each server the ids of keys, one of which would do, with the time at
@@ -52,19 +108,29 @@ impl KeySet {
     /// known of it, so of several documents the newest goes in last; keys that it does not speak of
     /// stay as they were, for servers forget to list old ones.
     pub fn insert(&mut self, document: &KeyDocument) {
-        let keys = self
-            .servers
-            .entry(document.server().to_owned())
-            .or_default();
         for (id, key) in document.keys() {
-            keys.insert(id.into(), key);
+            self.insert_key(document.server(), id, key);
         }
     }
 
     /// Takes in one key, `id` being `ed25519:` and its name.
     pub fn insert_key(&mut self, server: &ServerName, id: &str, key: VerifyKey) {
-        let keys = self.servers.entry(server.to_owned()).or_default();
-        keys.insert(id.into(), key);
+        let keys = match self.servers.get_mut(server) {
+            Some(keys) => keys,
+            None => self.servers.entry(server.to_owned()).or_default(),
+        };
+        let valid_until_ms = key.valid_until_ms;
+        match keys.get_mut(id) {
+            Some(known) if known.key.bytes == key.bytes => known.valid_until_ms = valid_until_ms,
+            _ => {
+                let key = PublicKey::new(key.bytes);
+                let known = Known {
+                    key,
+                    valid_until_ms,
+                };
+                keys.insert(id.into(), known);
+            }
+        }
     }
 
     /// Forgets all keys of `server`.
@@ -81,24 +147,29 @@ impl KeySet {
     pub fn key(&self, server: &ServerName, id: &str, at_ms: Option<i64>) -> KeyAt<'_> {
         match self.servers.get(server).and_then(|keys| keys.get(id)) {
             None => KeyAt::Unknown,
-            Some(key) => {
+            Some(known) => {
                 // What claims to be older than 1970 is older than any key.
                 let at_ms = at_ms.and_then(|at| u64::try_from(at).ok()).unwrap_or(0);
-                if key.valid_until_ms >= at_ms {
-                    KeyAt::Valid(&key.bytes)
+                let valid_until_ms = known.valid_until_ms;
+                if valid_until_ms >= at_ms {
+                    KeyAt::Valid(&known.key)
                 } else {
-                    KeyAt::Over {
-                        valid_until_ms: key.valid_until_ms,
-                    }
+                    KeyAt::Over { valid_until_ms }
                 }
             }
         }
     }
 
     /// All keys of `server`, by id.
-    pub fn of(&self, server: &ServerName) -> impl Iterator<Item = (&str, &VerifyKey)> {
+    pub fn of(&self, server: &ServerName) -> impl Iterator<Item = (&str, VerifyKey)> {
         let keys = self.servers.get(server).into_iter().flatten();
-        keys.map(|(id, key)| (&**id, key))
+        keys.map(|(id, known)| {
+            let key = VerifyKey {
+                bytes: known.key.bytes,
+                valid_until_ms: known.valid_until_ms,
+            };
+            (&**id, key)
+        })
     }
 
     /// The keys that `pdu` may be checked with, as `ruma` takes them, for those who go on with it.
@@ -107,10 +178,10 @@ impl KeySet {
         let mut map = PublicKeyMap::new();
         for (server, ids) in pdu.required_keys() {
             for id in ids {
-                if let KeyAt::Valid(bytes) = self.key(server, id, pdu.keys_at_ms()) {
+                if let KeyAt::Valid(key) = self.key(server, id, pdu.keys_at_ms()) {
                     map.entry(server.to_string())
                         .or_default()
-                        .insert(id.to_owned(), Base64::new(bytes.to_vec()));
+                        .insert(id.to_owned(), Base64::new(key.bytes.to_vec()));
                 }
             }
         }
@@ -160,12 +231,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn no_signature_fits_what_is_no_key() {
+        // Two is not the y of any point.
+        let mut bytes = [0; 32];
+        bytes[0] = 2;
+        let key = PublicKey::new(bytes);
+        assert!(key.point.is_none());
+        assert!(!key.fits(b"", &[0; 64]));
+    }
+
+    #[test]
     fn validity_ends_after_its_last_millisecond() {
         let server = <&ServerName>::try_from("a.example").unwrap();
         let key = VerifyKey {
             bytes: [7; 32],
             valid_until_ms: 1000,
         };
+        let seven = PublicKey::new([7; 32]);
         let mut keys = KeySet::new();
         assert!(keys.is_empty());
         keys.insert_key(server, "ed25519:1", key);
@@ -173,15 +255,15 @@ mod tests {
             valid_until_ms: 1000,
         };
         for (id, at_ms, want) in [
-            ("ed25519:1", None, KeyAt::Valid(&[7; 32])),
-            ("ed25519:1", Some(1000), KeyAt::Valid(&[7; 32])),
-            ("ed25519:1", Some(-5), KeyAt::Valid(&[7; 32])),
+            ("ed25519:1", None, KeyAt::Valid(&seven)),
+            ("ed25519:1", Some(1000), KeyAt::Valid(&seven)),
+            ("ed25519:1", Some(-5), KeyAt::Valid(&seven)),
             ("ed25519:1", Some(1001), over),
             ("ed25519:2", None, KeyAt::Unknown),
         ] {
             assert_eq!(keys.key(server, id, at_ms), want, "{id} {at_ms:?}");
         }
-        assert_eq!(keys.of(server).collect::<Vec<_>>(), [("ed25519:1", &key)]);
+        assert_eq!(keys.of(server).collect::<Vec<_>>(), [("ed25519:1", key)]);
         keys.remove(server);
         assert_eq!(keys.key(server, "ed25519:1", None), KeyAt::Unknown);
     }

@@ -2,10 +2,9 @@
 
 use super::{flaw::Flaw, keyset::KeyAt};
 use ruma_common::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, SigningKeyAlgorithm,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName,
     serde::{Base64, base64::Standard},
 };
-use ruma_signatures::verify_canonical_json_bytes;
 
 /// How many signatures of one server may stand under an object. Servers sign with one key; while they
 /// change keys, with two.
@@ -73,11 +72,8 @@ impl Signatures {
                     }
                 }
                 KeyAt::Valid(key) => {
-                    let fits = signature.as_ref().is_some_and(|signature| {
-                        let algorithm = &SigningKeyAlgorithm::Ed25519;
-                        verify_canonical_json_bytes(algorithm, key, signature, signed).is_ok()
-                    });
-                    if !fits {
+                    let fits = |signature| key.fits(signed, signature);
+                    if !signature.as_ref().is_some_and(fits) {
                         return Err(Flaw::BadSignature {
                             server: self.server.clone(),
                             key: id.to_string(),

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use gannet_matrix::verify::{
     flaw::Flaw,
     keys::{KEY_DOCUMENT_BYTES_MAX, KEYS_MAX, KeyDocument, VALIDITY_MAX_MS},
-    keyset::{KeyAt, KeySet},
+    keyset::{KeyAt, KeySet, PublicKey},
 };
 use ruma_common::{
     CanonicalJsonObject,
@@ -61,12 +61,18 @@ fn a_document_says_which_keys_are_valid_until_when() {
     keys.insert(&document);
     let at = |id: &str, at: u64| keys.key(&a.name, id, Some(i64::try_from(at).unwrap()));
     let own = a.key.public_key();
-    assert_eq!(at("ed25519:a_1", NOW_MS + DAY_MS), KeyAt::Valid(&own));
+    assert_eq!(
+        at("ed25519:a_1", NOW_MS + DAY_MS),
+        KeyAt::Valid(&PublicKey::new(own))
+    );
     assert!(matches!(
         at("ed25519:a_1", NOW_MS + DAY_MS + 1),
         KeyAt::Over { .. }
     ));
-    assert_eq!(at("ed25519:old", 1000), KeyAt::Valid(&[9; 32]));
+    assert_eq!(
+        at("ed25519:old", 1000),
+        KeyAt::Valid(&PublicKey::new([9; 32]))
+    );
     assert_eq!(
         at("ed25519:old", 1001),
         KeyAt::Over {

@@ -200,7 +200,7 @@ fn key_documents_are_believed() {
         let of_index = known_keys(&index);
         for (id, key) in of_index.of(server) {
             assert!(
-                matches!(known.key(server, id, None), KeyAt::Valid(bytes) if *bytes == key.bytes),
+                matches!(known.key(server, id, None), KeyAt::Valid(known) if *known.bytes() == key.bytes),
                 "{name} {id}"
             );
         }
