@@ -249,7 +249,59 @@ mod tests {
         }
     }
 
+    fn some_names() -> impl Strategy<Value = Vec<OwnedServerName>> {
+        prop::collection::vec((0..12_u8).prop_map(|n| name(&format!("s{n}"))), 0..12)
+    }
+
     proptest! {
+        #[test]
+        fn whoever_is_named_how_often_and_where(
+            (hint, authority) in ((0..12_u8), (0..12_u8)),
+            (all, denied, also_denied, failed) in
+                (some_names(), some_names(), some_names(), some_names()),
+            verbatim: bool,
+            max in 1_usize..15,
+            seed: u64,
+        ) {
+            let of = |n: u8| name(&format!("s{n}"));
+            let mut opts = Opts::new().hint(of(hint)).authority(of(authority)).deny(denied.clone());
+            opts = match verbatim {
+                true => opts.pool(all.clone()),
+                false => opts.members(all.iter().map(|name| (name.clone(), 2)).collect()),
+            };
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("one");
+            let ranked = runtime.block_on(async {
+                let (memo, key) = (memo(), auth("$e:s1"));
+                for name in &failed {
+                    memo.failed(Subject::Of(About::of(&key)), name);
+                }
+                let also_denied = also_denied.iter().cloned().collect();
+                let grounds = Grounds { me: &name("s0"), denied: &also_denied, memo: &memo, max, seed };
+                rank(&key, &opts, &grounds)
+            });
+            let allowed = |name: &OwnedServerName| {
+                name != "s0" && !denied.contains(name) && !also_denied.contains(name)
+            };
+            let mut named = all;
+            if !verbatim {
+                named.extend([of(hint), of(authority), name("room"), name("s1")]);
+            }
+            named.retain(allowed);
+            let set: BTreeSet<_> = named.iter().collect();
+            prop_assert_eq!(ranked.len(), set.len().min(max), "all of them, each once");
+            prop_assert_eq!(ranked.iter().collect::<BTreeSet<_>>().len(), ranked.len());
+            prop_assert!(ranked.iter().all(|name| set.contains(name)));
+            if verbatim {
+                let mut seen = BTreeSet::new();
+                named.retain(|name| seen.insert(name.clone()));
+                named.truncate(max);
+                prop_assert_eq!(ranked, named);
+            } else {
+                let last = ranked.iter().map(|name| failed.contains(name));
+                prop_assert!(last.is_sorted(), "who failed comes last");
+            }
+        }
+
         #[test]
         fn a_draw_is_the_beginning_of_a_longer_one(
             weights in prop::collection::vec(0_u64..1000, 0..100),
