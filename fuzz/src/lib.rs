@@ -42,6 +42,9 @@ pub const TARGETS: &[(&str, Fuzz)] = &[
     ("engine", engine),
     ("frame", frame),
     ("listing", listing),
+    ("matrix_keys", matrix_keys),
+    ("matrix_pdus", matrix_pdus),
+    ("matrix_xmatrix", matrix_xmatrix),
     ("origin", origin),
     ("range", range),
     ("request_head", request_head),
@@ -161,6 +164,21 @@ pub fn origin(bytes: &[u8]) {
 /// A stored chunk: its header and its checksums.
 pub fn frame(bytes: &[u8]) {
     gannet_store::fuzz(bytes);
+}
+
+/// What a Matrix homeserver says of its keys, and a notary of others'; a file of signing keys.
+pub fn matrix_keys(bytes: &[u8]) {
+    gannet_matrix::verify::fuzz::keys(bytes);
+}
+
+/// What a Matrix homeserver answers: events, lists of them, and of their ids.
+pub fn matrix_pdus(bytes: &[u8]) {
+    gannet_matrix::verify::fuzz::pdus(bytes);
+}
+
+/// How a Matrix homeserver proves who asks.
+pub fn matrix_xmatrix(bytes: &[u8]) {
+    gannet_matrix::verify::fuzz::xmatrix(bytes);
 }
 
 /// A number from the first bytes, mostly small, and the rest.

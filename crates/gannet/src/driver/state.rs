@@ -182,7 +182,14 @@ impl<K, M: Clone> Fetch<K, M> {
     /// The bytes of an attempt will not be used.
     pub(super) fn discard(&mut self, attempt: AttemptId) {
         if !self.resume {
-            self.own.retain(|(own, _)| *own != attempt);
+            let Some(at) = self.own.iter().position(|(own, _)| *own == attempt) else {
+                return;
+            };
+            let (_, flight) = self.own.remove(at);
+            let judged = self.answer.as_ref();
+            if judged.is_some_and(|judged| Arc::ptr_eq(judged, &flight)) {
+                self.answer = None;
+            }
             return;
         }
         self.identity = None;

@@ -10,8 +10,8 @@ use crate::{
     body::{Budget, SharedBody},
     driver::{Flight, Head},
     engine::{
-        self, AttemptId, ConfigError, Engine, FetchId, GroupId, Input, Key, Plan, SourceId, Time,
-        WaiterId,
+        self, AttemptId, ConfigError, End, Engine, FetchId, GroupId, Input, Key, Plan, SourceId,
+        Time, WaiterId,
     },
     error::{ErrorKind, FetchError},
 };
@@ -398,6 +398,10 @@ impl<T: Transport> Worker<T> {
                 if let Some(fetch) = self.fetches.get_mut(&fetch) {
                     tracing::debug!(parent: &fetch.span, attempt = attempt.0, ?end, %detail, "ended");
                     fetch.detail(attempt, detail);
+                    if !fetch.resume && !matches!(end, End::Complete { .. }) {
+                        // The engine has no further use for its bytes, and reserves no room for them.
+                        fetch.discard(attempt);
+                    }
                 }
                 self.input(Input::Ended { attempt, end });
             }

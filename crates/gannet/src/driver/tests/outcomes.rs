@@ -393,3 +393,35 @@ async fn sources_come_and_go() {
     assert!(snapshot.fetches.is_empty());
     end(fetcher).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_failed_is_held_no_longer() {
+    let script = Script::new(|request| async move {
+        match request.source.0 {
+            1 => answer(1, 0, 100, vec![Ok(datum(1, 0..60))]), // Breaks off.
+            2 => whole(2),                                     // Is not what was wanted.
+            _ => pending().await,
+        }
+    });
+    let fetcher = Fetcher::builder(script.clone())
+        .judge(|_: &String, version: &u64, _: &crate::Body| match version {
+            2 => Verdict::Invalid,
+            _ => Verdict::Valid,
+        })
+        .config(config())
+        .build()
+        .unwrap();
+    let fetcher = up(fetcher, 3);
+    let want = tokio::spawn(fetcher.fetch(key()).into_future());
+    // Nothing else is to happen, so the clock moves on once both have failed.
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    assert_eq!(script.sources(), [1, 2, 3]);
+    assert_eq!(fetcher.gauges().fetches, 1);
+    assert_eq!(
+        fetcher.gauges().body_bytes,
+        0,
+        "the bound counts it no more"
+    );
+    want.abort();
+    end(fetcher).await;
+}

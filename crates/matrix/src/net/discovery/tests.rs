@@ -1,0 +1,1 @@
+//! Discovery over a world of a test's, with a clock of its own.

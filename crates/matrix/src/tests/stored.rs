@@ -1,0 +1,169 @@
+//! What was fetched once.
+
+use super::fake::{Does, Lab, event, good, id, is, opts, pdus, room, via};
+use crate::{Ceilings, Checks, Key, Opts, Proof};
+use gannet_store::{MemoryConfig, MemoryStore};
+use ruma_common::RoomVersionId;
+use std::sync::Arc;
+
+fn lab() -> Lab {
+    let blobs = MemoryStore::new(MemoryConfig { bytes_max: 1 << 20 });
+    Lab::with(Ceilings::default(), |builder| {
+        builder.store(Arc::new(blobs))
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_is_fetched_once() {
+    let lab = lab();
+    lab.fake.server("a", Does::ok(good()));
+    let first = lab
+        .matrix
+        .fetch(event("$e"), via(&["a"]))
+        .await
+        .expect("a has it");
+    lab.settle().await;
+    let again = lab
+        .matrix
+        .fetch(event("$e"), via(&["a"]))
+        .await
+        .expect("it is kept");
+    assert_eq!(again.server, None);
+    assert_eq!(again.bytes, first.bytes);
+    assert_eq!(again.events, first.events);
+    assert_eq!(again.version, Some(RoomVersionId::V11));
+    let auth = Key::auth_event(room(), id("$e")).expect("a key");
+    let auth = lab
+        .matrix
+        .fetch(auth, via(&["a"]))
+        .await
+        .expect("it is kept");
+    assert_eq!(auth.server, None);
+    assert_eq!(lab.fake.asked().len(), 1);
+    let fresh = via(&["a"]).fresh();
+    lab.matrix
+        .fetch(event("$e"), fresh)
+        .await
+        .expect("a has it");
+    assert_eq!(lab.fake.asked().len(), 2);
+    lab.settle().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_event_of_a_batch_is_kept_as_far_as_it_was_proved() {
+    let lab = lab();
+    let all = [
+        is("$a", "whole"),
+        is("$b", "cut"),
+        is("$c", "forged"),
+        is("$d", "whole"),
+    ];
+    lab.fake.server("a", Does::ok(pdus(&all)));
+    let batch = Key::backfill(room(), [id("$a")], 10).expect("a key");
+    lab.matrix
+        .fetch(batch, via(&["a"]))
+        .await
+        .expect("salvaged");
+    lab.settle().await;
+    let kept = async |event_id, checks| {
+        let none: [&str; 0] = [];
+        let outcome = lab
+            .matrix
+            .fetch(event(event_id), via(&none).checks(checks))
+            .await;
+        outcome.ok().map(|outcome| outcome.proof())
+    };
+    assert_eq!(kept("$a", Checks::ALL).await, Some(Proof::Whole));
+    assert_eq!(kept("$d", Checks::NONE).await, Some(Proof::Whole));
+    assert_eq!(kept("$b", Checks::ALL).await, None);
+    assert_eq!(
+        kept("$b", Checks::REDACTED_TOO).await,
+        Some(Proof::Redacted)
+    );
+    assert_eq!(kept("$c", Checks::NONE).await, None);
+    assert_eq!(lab.fake.asked().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_proved_is_not_kept() {
+    let lab = lab();
+    lab.fake.server("a", Does::ok(good()));
+    let unchecked = || via(&["a"]).checks(Checks::NONE);
+    for _ in 0..2 {
+        let outcome = lab
+            .matrix
+            .fetch(event("$e"), unchecked())
+            .await
+            .expect("a has it");
+        assert!(outcome.server.is_some());
+        lab.settle().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_version_is_asked_once_and_kept() {
+    let blobs = Arc::new(MemoryStore::new(MemoryConfig { bytes_max: 1 << 20 }));
+    let create = r#"{"id":"$create","is":"whole","version":"6"}"#;
+    let answers = || {
+        let chain = format!(
+            "{{\"auth_chain\":[{create}],\"pdus\":[{}]}}",
+            is("$e", "whole")
+        );
+        Does::ok(chain)
+    };
+    let pool = || Opts::new().pool(super::fake::names(&["a"]));
+    for run in 0..2 {
+        let lab = Lab::with(Ceilings::default(), |builder| {
+            builder.store(Arc::clone(&blobs) as _)
+        });
+        lab.fake.server("a", answers());
+        let outcome = lab
+            .matrix
+            .fetch(event("$e"), pool().fresh())
+            .await
+            .expect("a has it");
+        assert_eq!(outcome.version, Some(RoomVersionId::V6));
+        assert_eq!(lab.matrix.version_of(&room()), Some(RoomVersionId::V6));
+        lab.settle().await;
+        let paths: Vec<_> = (lab.fake.log.lock().unwrap().iter())
+            .map(|(_, path, _)| path.split('/').nth(4).map(str::to_owned))
+            .collect();
+        let expected: &[&str] = if run == 0 {
+            &["event_auth", "event"]
+        } else {
+            &["event"]
+        };
+        assert_eq!(paths.len(), outcome.attempts.len());
+        assert!(paths.iter().flatten().eq(expected), "{paths:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn metrics_tell() {
+    let lab = lab();
+    lab.fake.server("a", Does::ok(good()));
+    for _ in 0..2 {
+        lab.matrix
+            .fetch(event("$e"), opts().pool(super::fake::names(&["a"])))
+            .await
+            .expect("a");
+        lab.settle().await;
+    }
+    let mut page = gannet::metrics::Page::new();
+    lab.matrix.write_metrics(&mut page, &[]).await;
+    let text = page.into_text();
+    for line in [
+        "gannet_fetch_wants_total 1\n",
+        "gannet_matrix_attempts_total{op=\"event\",how=\"answered\"} 1\n",
+        "gannet_matrix_fetches_total{op=\"event\",end=\"answered\"} 1\n",
+        "gannet_matrix_fetches_total{op=\"event\",end=\"stored\"} 1\n",
+        "gannet_matrix_events_total{proof=\"whole\"} 1\n",
+        "gannet_matrix_servers{state=\"healthy\"} 1\n",
+        "gannet_matrix_roster_servers 1\n",
+        "gannet_matrix_wanted_keys 0\n",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    lab.matrix.shutdown(std::time::Duration::from_secs(1)).await;
+    assert_eq!(lab.matrix.gauges(), gannet::Gauges::default());
+}

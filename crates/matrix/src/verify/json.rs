@@ -1,0 +1,365 @@
+//! JSON from outside: how deep it is nested, and its canonical value with nothing guessed.
+//!
+//! `ruma` reads canonical JSON by way of `serde_json::Value`, which takes the last of several equal
+//! keys. Here a key that stands twice is refused, what canonical JSON cannot say is told from what is
+//! no JSON at all, and a value is built once.
+
+use super::flaw::{Flaw, NotCanonical, shown};
+use ruma_common::{CanonicalJsonObject, CanonicalJsonValue};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use std::{cell::Cell, collections::btree_map::Entry, fmt, io};
+
+/// How deep arrays and objects may be nested, whatever the document: no event that servers accept
+/// comes near, and recursion to this depth is harmless.
+pub const DEPTH_MAX: usize = 100;
+
+/// The deepest nesting of arrays and objects.
+///
+/// Looks at each byte once and keeps nothing. Of what is not JSON it says something, which is never
+/// less than what a parser would meet before it gives up.
+pub fn depth(bytes: &[u8]) -> usize {
+    let (mut depth, mut deepest) = (0usize, 0usize);
+    let mut bytes = bytes.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => {
+                // To the end of the string; a quote or a backslash after a backslash is not its end.
+                while let Some(byte) = bytes.next() {
+                    match byte {
+                        b'"' => break,
+                        b'\\' => {
+                            bytes.next();
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// The canonical value of one JSON object, and nothing after it. `lax` says whether the room's
+/// version allows numbers that canonical JSON cannot say: then too there is no value, but the flaw
+/// says so.
+///
+/// The caller bounds the size. Takes time and memory in proportion to it.
+pub fn parse_object(bytes: &[u8], lax: bool) -> Result<CanonicalJsonObject, Flaw> {
+    let trouble = Cell::new(None);
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    // Depth is counted as the parser descends, so this needs no look at the bytes beforehand.
+    let read = ObjectSeed(At {
+        told: &trouble,
+        depth: 0,
+    })
+    .deserialize(&mut json)
+    .and_then(|object| json.end().map(|()| object));
+    read.map_err(|error| match trouble.into_inner() {
+        Some(Trouble::Twice(key)) => Flaw::DuplicateKey { key },
+        Some(Trouble::Not(why)) => Flaw::NotCanonical { why, lax },
+        Some(Trouble::Deep) => Flaw::TooDeep { max: DEPTH_MAX },
+        None => not_json(&error),
+    })
+}
+
+/// A flaw without the parser's words, which quote what came.
+pub(super) fn not_json(error: &serde_json::Error) -> Flaw {
+    Flaw::NotJson {
+        line: error.line(),
+        column: error.column(),
+    }
+}
+
+/// How long the canonical form of `object` is, in bytes, without building it.
+pub(super) fn canonical_len(object: &CanonicalJsonObject) -> usize {
+    struct Count(usize);
+    impl io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    serde_json::to_writer(&mut count, object)
+        .expect("a canonical value has text for keys, and the writer does not fail");
+    count.0
+}
+
+/// What a parser's error cannot carry.
+enum Trouble {
+    Twice(String),
+    Not(NotCanonical),
+    Deep,
+}
+
+/// Where a reader is, and where it says what an error cannot.
+#[derive(Clone, Copy)]
+struct At<'t> {
+    told: &'t Cell<Option<Trouble>>,
+    depth: usize,
+}
+
+impl At<'_> {
+    fn fail<E: serde::de::Error>(self, trouble: Trouble) -> E {
+        self.told.set(Some(trouble));
+        E::custom("not canonical")
+    }
+
+    fn down<E: serde::de::Error>(self) -> Result<Self, E> {
+        if self.depth == DEPTH_MAX {
+            return Err(self.fail(Trouble::Deep));
+        }
+        let depth = self.depth + 1;
+        Ok(Self { depth, ..self })
+    }
+}
+
+/// Reads an object.
+struct ObjectSeed<'t>(At<'t>);
+
+/// Reads any value.
+struct ValueSeed<'t>(At<'t>);
+
+fn read_map<'de, A: MapAccess<'de>>(
+    at: At<'_>,
+    mut map: A,
+) -> Result<CanonicalJsonObject, A::Error> {
+    let at = at.down()?;
+    let mut object = CanonicalJsonObject::new();
+    while let Some(key) = map.next_key::<String>()? {
+        match object.entry(key) {
+            Entry::Vacant(place) => {
+                place.insert(map.next_value_seed(ValueSeed(at))?);
+            }
+            Entry::Occupied(place) => {
+                return Err(at.fail(Trouble::Twice(shown(place.key()))));
+            }
+        }
+    }
+    Ok(object)
+}
+
+impl<'de> DeserializeSeed<'de> for ObjectSeed<'_> {
+    type Value = CanonicalJsonObject;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
+        json.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ObjectSeed<'_> {
+    type Value = CanonicalJsonObject;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        read_map(self.0, map)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
+    type Value = CanonicalJsonValue;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
+        json.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ValueSeed<'_> {
+    type Value = CanonicalJsonValue;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(CanonicalJsonValue::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
+        Ok(CanonicalJsonValue::Bool(value))
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Self::Value, E> {
+        value
+            .try_into()
+            .map(CanonicalJsonValue::Integer)
+            .map_err(|_| self.0.fail(Trouble::Not(NotCanonical::LargeInteger)))
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Self::Value, E> {
+        value
+            .try_into()
+            .map(CanonicalJsonValue::Integer)
+            .map_err(|_| self.0.fail(Trouble::Not(NotCanonical::LargeInteger)))
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Self::Value, E> {
+        // An integer beyond 64 bits comes as a float, too.
+        let why = if value.fract() == 0.0 && value.abs() >= 9_007_199_254_740_992.0 {
+            NotCanonical::LargeInteger
+        } else {
+            NotCanonical::Float
+        };
+        Err(self.0.fail(Trouble::Not(why)))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Self::Value, E> {
+        Ok(CanonicalJsonValue::String(value.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let at = self.0.down()?;
+        let mut values = Vec::new();
+        while let Some(value) = seq.next_element_seed(ValueSeed(at))? {
+            values.push(value);
+        }
+        Ok(CanonicalJsonValue::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        read_map(self.0, map).map(CanonicalJsonValue::Object)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depth_counts_what_is_not_in_strings() {
+        for (text, want) in [
+            ("", 0),
+            ("1", 0),
+            ("{}", 1),
+            (r#"{"a":[[]],"b":{}}"#, 3),
+            (r#"["[[[[", "\"[[[", "\\", []]"#, 2),
+            (r#"["unfinished [["#, 1),
+            (r#"["\"#, 1),
+            ("]]]]{", 1),
+        ] {
+            assert_eq!(depth(text.as_bytes()), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn depth_is_refused_before_it_is_parsed() {
+        let nested = |n: usize| format!("{{\"a\":{}{}}}", "[".repeat(n), "]".repeat(n));
+        assert!(parse_object(nested(DEPTH_MAX - 1).as_bytes(), false).is_ok());
+        for n in [DEPTH_MAX, 1_000_000] {
+            assert_eq!(
+                parse_object(nested(n).as_bytes(), false),
+                Err(Flaw::TooDeep { max: DEPTH_MAX })
+            );
+        }
+    }
+
+    #[test]
+    fn the_specification_s_examples_of_canonical_json() {
+        for (text, want) in [
+            ("{}", "{}"),
+            (
+                "{\n \"one\": 1,\n \"two\": \"Two\"\n}",
+                r#"{"one":1,"two":"Two"}"#,
+            ),
+            (r#"{"b": "2", "a": "1"}"#, r#"{"a":"1","b":"2"}"#),
+            (r#"{"b":"2","a":"1"}"#, r#"{"a":"1","b":"2"}"#),
+            (
+                r#"{"auth": {"success": true, "mxid": "@john.doe:example.com", "profile": {
+                    "display_name": "John Doe", "three_pids": [
+                    {"medium": "email", "address": "john.doe@example.org"},
+                    {"medium": "msisdn", "address": "123456789"}]}}}"#,
+                r#"{"auth":{"mxid":"@john.doe:example.com","profile":{"display_name":"John Doe","three_pids":[{"address":"john.doe@example.org","medium":"email"},{"address":"123456789","medium":"msisdn"}]},"success":true}}"#,
+            ),
+            (r#"{"a": "日本語"}"#, r#"{"a":"日本語"}"#),
+            (r#"{"本": 2, "日": 1}"#, r#"{"日":1,"本":2}"#),
+            (r#"{"a": "\u65E5"}"#, r#"{"a":"日"}"#),
+            (r#"{"a": null}"#, r#"{"a":null}"#),
+            (r#"{"a": "\u000c\u0007\/"}"#, r#"{"a":"\f\u0007/"}"#),
+            (
+                r#"{"a": -9007199254740991, "b": 0}"#,
+                r#"{"a":-9007199254740991,"b":0}"#,
+            ),
+        ] {
+            let object = parse_object(text.as_bytes(), false).unwrap();
+            assert_eq!(serde_json::to_string(&object).unwrap(), want);
+            assert_eq!(canonical_len(&object), want.len());
+        }
+    }
+
+    #[test]
+    fn what_is_refused_says_why() {
+        use NotCanonical::{Float, LargeInteger};
+        for (text, want) in [
+            (r#"{"a":1.5}"#, Float),
+            (r#"{"a":1.0}"#, Float),
+            (r#"{"a":-0}"#, Float),
+            (r#"{"a":-0.0}"#, Float),
+            (r#"{"a":1e3}"#, Float),
+            (r#"{"a":9007199254740992}"#, LargeInteger),
+            (r#"{"a":-9007199254740992}"#, LargeInteger),
+            (r#"{"a":18446744073709551616}"#, LargeInteger),
+        ] {
+            for lax in [false, true] {
+                assert_eq!(
+                    parse_object(text.as_bytes(), lax),
+                    Err(Flaw::NotCanonical { why: want, lax }),
+                    "{text}"
+                );
+            }
+        }
+        for (text, key) in [
+            (r#"{"a":1,"a":1}"#, "a"),
+            (r#"{"a":1,"\u0061":2}"#, "a"),
+            (r#"{"b":[{"c":{},"c":{}}]}"#, "c"),
+        ] {
+            assert_eq!(
+                parse_object(text.as_bytes(), false),
+                Err(Flaw::DuplicateKey {
+                    key: key.to_owned()
+                }),
+                "{text}"
+            );
+        }
+        for text in [
+            "",
+            " ",
+            "1",
+            "null",
+            "[]",
+            "{",
+            "{}{}",
+            "{} x",
+            r#"{"a":NaN}"#,
+            r#"{"a":01}"#,
+            r#"{"a":"\ud800"}"#,
+            r#"{a:1}"#,
+            r#"{"a":1,}"#,
+            "{\"a\":\"\n\"}",
+            r#"{"a":1e999}"#,
+        ] {
+            assert!(
+                matches!(
+                    parse_object(text.as_bytes(), false),
+                    Err(Flaw::NotJson { .. })
+                ),
+                "{text}"
+            );
+        }
+        assert!(matches!(
+            parse_object(b"{\"a\":\"\xff\"}", false),
+            Err(Flaw::NotJson { .. })
+        ));
+    }
+}

@@ -1,0 +1,4 @@
+//! See `gannet_fuzz::matrix_xmatrix`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| gannet_fuzz::matrix_xmatrix(bytes));
