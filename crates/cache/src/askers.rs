@@ -20,7 +20,14 @@ const FETCH_TTL: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub(crate) struct Askers {
     waiting: Arc<Mutex<HashMap<CacheKey, Asker>>>,
-    fetches: TtlMap<FetchId, Arc<str>>,
+    fetches: TtlMap<(Side, FetchId), Arc<str>>,
+}
+
+/// Which fetcher a fetch is one of: each counts its own from one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Side {
+    Home,
+    Peer,
 }
 
 #[derive(Debug)]
@@ -28,7 +35,7 @@ struct Asker {
     first: Arc<str>,
     waiting: u32,
     /// The fetch under way for the key, once an attempt of it has begun.
-    fetch: Option<FetchId>,
+    fetch: Option<(Side, FetchId)>,
 }
 
 impl Askers {
@@ -49,7 +56,7 @@ impl Askers {
         });
         asker.waiting += 1;
         if asker.waiting > 1 {
-            let fetch = asker.fetch.map(|fetch| fetch.0);
+            let fetch = asker.fetch.map(|(_, fetch)| fetch.0);
             tracing::debug!(%request, first = %asker.first, fetch, ?key, "waits with another");
         }
         Asking {
@@ -59,7 +66,8 @@ impl Askers {
     }
 
     /// For whom this fetch is: the first that asked for its key.
-    pub(crate) fn of(&self, fetch: FetchId, key: &CacheKey) -> Option<Arc<str>> {
+    pub(crate) fn of(&self, side: Side, fetch: FetchId, key: &CacheKey) -> Option<Arc<str>> {
+        let fetch = (side, fetch);
         if let Some(known) = self.fetches.get(&fetch) {
             return Some(known.value);
         }
@@ -107,19 +115,35 @@ mod tests {
     async fn the_first_asker_stands_for_the_fetch() {
         let askers = Askers::new();
         let key = CacheKey::Bucket("b".into());
-        assert_eq!(askers.of(FetchId(1), &key), None);
+        assert_eq!(askers.of(Side::Home, FetchId(1), &key), None);
         let one = askers.enter(&key, &"one".into());
         let two = askers.enter(&key, &"two".into());
-        assert_eq!(askers.of(FetchId(1), &key).as_deref(), Some("one"));
+        assert_eq!(
+            askers.of(Side::Home, FetchId(1), &key).as_deref(),
+            Some("one")
+        );
         drop(one);
-        assert_eq!(askers.of(FetchId(2), &key).as_deref(), Some("one"));
+        assert_eq!(
+            askers.of(Side::Home, FetchId(2), &key).as_deref(),
+            Some("one")
+        );
         drop(two);
         assert!(lock(&askers.waiting).is_empty());
         assert_eq!(
-            askers.of(FetchId(1), &key).as_deref(),
+            askers.of(Side::Home, FetchId(1), &key).as_deref(),
             Some("one"),
             "resumed"
         );
-        assert_eq!(askers.of(FetchId(3), &key), None);
+        assert_eq!(askers.of(Side::Home, FetchId(3), &key), None);
+    }
+    #[tokio::test]
+    async fn two_fetchers_count_alike_and_are_told_apart() {
+        let askers = Askers::new();
+        let (a, b) = (CacheKey::Bucket("a".into()), CacheKey::Bucket("b".into()));
+        let _one = askers.enter(&a, &"one".into());
+        let _two = askers.enter(&b, &"two".into());
+        let of = |side, key| askers.of(side, FetchId(1), key);
+        assert_eq!(of(Side::Peer, &a).as_deref(), Some("one"));
+        assert_eq!(of(Side::Home, &b).as_deref(), Some("two"));
     }
 }

@@ -6,7 +6,7 @@
 //! other, shared by all who asked; what it says of the way is a failure, and the engine goes on.
 
 use crate::{
-    askers::Askers,
+    askers::{Askers, Side},
     cluster::Cluster,
     failure::{attempt_error, of_the_object, store_attempt_error},
     key::{CacheKey, ChunkKey, Version, identity_of},
@@ -98,7 +98,7 @@ impl Transport for OriginTransport {
             return Err(AttemptError::failed(Fault::Local, "no such source"));
         };
         // None for what nobody has asked for yet: read ahead, refreshed ahead.
-        let asker = ways.askers.of(request.fetch, &request.key);
+        let asker = ways.askers.of(Side::Home, request.fetch, &request.key);
         let asker_shown = asker.as_deref().unwrap_or("-");
         tracing::debug!(
             request = asker_shown, key = ?request.key, source = %ways.sources.name(request.source),
@@ -169,7 +169,7 @@ impl Ways {
             }
             Source::Member(member) => {
                 let cluster = self.cluster.as_ref().ok_or_else(AttemptError::missing)?;
-                let asker = self.askers.of(request.fetch, &request.key);
+                let asker = self.askers.of(Side::Home, request.fetch, &request.key);
                 let asker = asker.unwrap_or_else(|| "-".into());
                 let held = cluster.ask_holder(&self.origin_id, chunk, member, request, asker);
                 let body = held.await?;

@@ -10,6 +10,7 @@ use super::{
     under_way::Entered,
 };
 use crate::{
+    askers::Side,
     key::{CacheKey, ChunkKey},
     plans::{self, Plans},
     transport::{ChunkFrom, Reply, Ways, chunk_answer, held_answer},
@@ -74,7 +75,7 @@ impl Transport for PeerTransport {
 
     async fn open(&self, request: Request<CacheKey, Reply>) -> Result<Answer<Reply>, AttemptError> {
         let peer = &self.0;
-        let asker = peer.ways.askers.of(request.fetch, &request.key);
+        let asker = peer.ways.askers.of(Side::Peer, request.fetch, &request.key);
         let asker = asker.unwrap_or_else(|| "-".into());
         tracing::debug!(
             request = %asker, key = ?request.key, source = request.source.0, fetch = request.fetch.0,
