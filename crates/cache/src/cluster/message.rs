@@ -5,6 +5,7 @@
 
 use crate::{
     key::{CacheKey, ChunkKey, Version},
+    traces::Parent,
     types::{ListQuery, ObjectName},
     warm::Purged,
 };
@@ -17,6 +18,8 @@ use std::sync::Arc;
 const FAILED_MAX: usize = 64;
 /// The longest address.
 const ADDRESS_BYTES_MAX: usize = 300;
+/// The longest `traceparent`, with room for what later versions of it may say.
+const TRACE_BYTES_MAX: usize = 256;
 
 /// One member asks another for something.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,6 +40,9 @@ pub(super) struct Question {
     role: RoleName,
     #[serde(default)]
     failed: Vec<String>,
+    /// Where the answer's span hangs, as a `traceparent`; none where this is not traced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) trace: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -227,7 +233,29 @@ impl Question {
                 Role::Holder => RoleName::Holder,
             },
             failed: ask.failed.iter().map(|m| m.address().to_owned()).collect(),
+            trace: None,
         }
+    }
+
+    /// The same, as a part of a trace.
+    pub(super) fn traced(mut self, trace: &Parent) -> Self {
+        self.trace = trace.remote().map(|context| context.to_string());
+        self
+    }
+
+    /// What the asker wants, as spans say it.
+    pub(super) const fn role_name(&self) -> &'static str {
+        match self.role {
+            RoleName::Coordinator => "coordinator",
+            RoleName::StandIn => "stand_in",
+            RoleName::Relay => "relay",
+            RoleName::Holder => "holder",
+        }
+    }
+
+    /// Who asks.
+    pub(super) fn from(&self) -> &str {
+        &self.from
     }
 
     /// Reads a question, or says what is wrong with it.
@@ -238,6 +266,10 @@ impl Question {
         }
         if question.failed.len() > FAILED_MAX
             || question.request.len() > 256
+            || question
+                .trace
+                .as_ref()
+                .is_some_and(|trace| trace.len() > TRACE_BYTES_MAX)
             || std::iter::once(&question.from)
                 .chain(&question.failed)
                 .any(|address| address.is_empty() || address.len() > ADDRESS_BYTES_MAX)
