@@ -431,6 +431,32 @@ mod tests {
     }
 
     #[test]
+    fn a_question_may_be_part_of_a_trace() {
+        let sent = question(&CacheKey::Buckets);
+        let read = |sent: &Question| Question::read(&serde_json::to_vec(sent).expect("JSON"));
+        let text = String::from_utf8(serde_json::to_vec(&sent).expect("JSON")).expect("text");
+        assert!(!text.contains("trace"), "as ever, where it is not: {text}");
+        let of = |trace: &str| Question {
+            trace: Some(trace.to_owned()),
+            ..sent.clone()
+        };
+        // What is no context is read, and is as none where it is used.
+        for trace in [
+            "",
+            "nonsense",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        ] {
+            assert_eq!(
+                read(&of(trace)).expect("read").trace.as_deref(),
+                Some(trace)
+            );
+        }
+        assert!(read(&of(&"0".repeat(257))).is_err());
+        let untraced = sent.clone().traced(&Parent::default());
+        assert_eq!(untraced.trace, None);
+    }
+
+    #[test]
     fn what_a_member_cannot_answer_as_it_is_meant_is_refused() {
         for key in keys() {
             let what = What::of(&key, "another", None);

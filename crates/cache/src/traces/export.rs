@@ -145,7 +145,14 @@ impl Exporter {
         let counts = Arc::new(Counts::default());
         let tracer = Tracer::new(config.sample, queue, Arc::clone(&counts));
         let (stop, stopped) = watch::channel(false);
-        tracing::info!(%url, sample = config.sample, instance, "traces are sent");
+        // Without the query, which may hold a key.
+        let shown = url.as_str().split('?').next();
+        tracing::info!(
+            url = shown,
+            sample = config.sample,
+            instance,
+            "traces are sent"
+        );
         let sending = Sending {
             client,
             url: url.as_str().to_owned(),
