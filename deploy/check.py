@@ -22,6 +22,7 @@ FOREIGN = {"Issuer", "Certificate"}
 # What Prometheus adds, and what every histogram has.
 LABELS_OF_ALL = {"job", "namespace", "instance", "le"}
 COMMITS_S = 10
+SPANS_S = 5
 
 wrong = []
 
@@ -153,8 +154,9 @@ def manifest(what, overlay, components, resources):
     reached = [port["port"] for rule in one("NetworkPolicy")["spec"]["ingress"] for port in rule["ports"]]
     check(sorted(reached) == sorted(ports), f"{what}: the network policy speaks of {reached}")
 
-    # The drain is of clients first, then of other members; then come commits.
-    needed = container["lifecycle"]["preStop"]["sleep"]["seconds"] + 2 * seconds(settings["drain"]) + COMMITS_S
+    # The drain is of clients first, then of other members; then come commits, and the last spans.
+    needed = container["lifecycle"]["preStop"]["sleep"]["seconds"] + 2 * seconds(settings["drain"])
+    needed += COMMITS_S + SPANS_S
     check(pod["terminationGracePeriodSeconds"] > needed, f"{what}: it is killed before its {needed} s are over")
     memory = size(env.get("GANNET_MEMORY_MAX") or settings["memory-max"])
     limit = size(container["resources"]["limits"]["memory"])

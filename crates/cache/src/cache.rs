@@ -12,6 +12,7 @@ use crate::{
     edge::{self, Drained, Edge, backend::Backend},
     ops::{self, Ops},
     origin::{self, Origin, OriginSpec},
+    traces::{Exporter, Tracer},
 };
 use gannet_store::{BlobStore, DiskConfig, DiskStore, ObjectBlobStore, ObjectConfig};
 use std::{
@@ -68,6 +69,16 @@ impl Cache {
             Some(cluster) => Some(Joining::new(cluster, hedge_after)?),
             None => None,
         };
+        let (tracer, exporter) = match &config.traces {
+            Some(traces) => {
+                let cluster = joining.as_ref().map(|joining| &joining.cluster);
+                let instance = cluster.map(|cluster| cluster.me().address().to_owned());
+                let instance = instance.unwrap_or_else(|| edge_address.to_string());
+                let (tracer, exporter) = Exporter::start(traces, &instance)?;
+                (tracer, Some(exporter))
+            }
+            None => (Tracer::default(), None),
+        };
         let disk = match &config.disk {
             Some(tier) => Some(open_disk(tier).await?),
             None => None,
@@ -77,13 +88,13 @@ impl Cache {
             None => None,
         };
         let cluster = joining.as_ref().map(|joining| Arc::clone(&joining.cluster));
-        let path = ReadPath::new(&config.read, origins, disk, shared, cluster)?;
+        let path = ReadPath::new(&config.read, origins, disk, shared, cluster, tracer.clone())?;
         let drain_max = config.edge.limits.drain_max;
         let node = match joining {
             Some(joining) => Some(joining.join(&path, drain_max).await?),
             None => None,
         };
-        let edge = Edge::new(config.edge, Arc::new(path.clone()))
+        let edge = Edge::traced(config.edge, Arc::new(path.clone()), tracer)
             .map_err(|error| CacheError::Edge(error.to_string()))?;
         let ops = Arc::new(Ops::new(path.clone(), edge.metrics(), config.ops_token));
         let ops_address = ops_listener.as_ref().map(|(_, address)| *address);
@@ -107,6 +118,7 @@ impl Cache {
             ops,
             ops_task,
             node,
+            exporter,
             stop,
             serving,
         })
@@ -124,6 +136,7 @@ pub struct RunningCache {
     ops: Arc<Ops>,
     ops_task: Option<AbortOnDrop>,
     node: Option<Node>,
+    exporter: Option<Exporter>,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<Drained>,
 }
@@ -174,6 +187,9 @@ impl RunningCache {
             node.shutdown().await;
         }
         self.path.shutdown(COMMIT_GRACE).await;
+        if let Some(exporter) = self.exporter {
+            exporter.shutdown().await;
+        }
         drop(self.ops_task);
         tracing::info!(cut = drained.cut, "shut down");
         drained

@@ -24,6 +24,7 @@ use crate::{
     select::{HomeSelect, Source, Sources},
     throttle::{NewLimit, Throttle},
     tiers::Tiers,
+    traces::Tracer,
     transport::{Finals, OriginTransport, Reply, UnderWay, Ways},
     types::{ObjectError, ObjectMeta, ObjectName, SegmentStream},
     versions::Versions,
@@ -95,6 +96,7 @@ impl ReadPath {
         disk: Option<Arc<dyn BlobStore>>,
         shared: Option<Arc<dyn BlobStore>>,
         cluster: Option<Arc<Cluster>>,
+        tracer: Tracer,
     ) -> Result<Self, CacheError> {
         config.validate()?;
         let Some(primary) = origins.first() else {
@@ -137,6 +139,7 @@ impl ReadPath {
             under_way: UnderWay::default(),
             askers: Askers::new(),
             finals: Finals::new(),
+            tracer,
         });
         let keep = Keep {
             tiers: Arc::clone(&ways.tiers),
@@ -400,9 +403,13 @@ impl Core {
         };
         let fetch = fetcher.fetch(key.clone()).plan(Arc::clone(plan));
         let fetch = fetch.priority(plans::QUESTION).owner(context.owner);
-        let _asking = self.ways.askers.enter(&key, &context.request_id);
-        let fetched = self.in_turn(&key, fetch.into_future()).await?;
-        Ok(fetched.meta)
+        let mut span = context.trace.fetch(&key);
+        let _asking = self.ways.askers.enter(&key, &context.request_id, &mut span);
+        let fetched = self.in_turn(&key, fetch.into_future()).await;
+        if let Err(error) = &fetched {
+            span.fail(error);
+        }
+        Ok(fetched?.meta)
     }
 
     /// Waits for what a fetch gives, but for its turn no longer than the queue's time.

@@ -6,11 +6,12 @@ use crate::{
     listing::Listings,
     meta::MetaCache,
     tiers::Tiers,
+    traces::{Kind, Parent, Span},
     transport::{ChunkFrom, Reply},
     versions::Versions,
 };
 use gannet::{Datum, Soon, Store, engine::CommitFault};
-use gannet_store::Put;
+use gannet_store::{Put, StoreError};
 use std::sync::Arc;
 
 /// The fetcher's store.
@@ -28,18 +29,20 @@ pub(crate) struct Keep {
 impl Store<CacheKey, Reply> for Keep {
     fn commit(&self, datum: Datum<'_, CacheKey, Reply>) -> Soon<Result<(), CommitFault>> {
         match (datum.key, datum.meta) {
-            (CacheKey::Chunk(chunk), Reply::Chunk { from }) => {
+            (CacheKey::Chunk(chunk), Reply::Chunk { from, trace }) => {
                 let from = *from;
                 if from == ChunkFrom::Local {
                     return Soon::Now(Err(CommitFault::Exists));
                 }
                 self.versions.note(&chunk.version);
                 let (tiers, chunk, body) = (Arc::clone(&self.tiers), chunk.clone(), datum.body);
+                let mut span = commit(trace, datum.key);
                 return Soon::later(async move {
                     let put = tiers
                         .commit(&chunk.place(), body.segments(), from == ChunkFrom::Shared)
                         .await;
                     tracing::debug!(?chunk, ?put, "committed");
+                    committed(&mut span, &put);
                     match put {
                         Ok(Put::Stored) => Ok(()),
                         Ok(Put::Exists) => Err(CommitFault::Exists),
@@ -71,7 +74,7 @@ pub(crate) struct PeerKeep {
 
 impl Store<CacheKey, Reply> for PeerKeep {
     fn commit(&self, datum: Datum<'_, CacheKey, Reply>) -> Soon<Result<(), CommitFault>> {
-        let (CacheKey::Chunk(chunk), Reply::Chunk { from }) = (datum.key, datum.meta) else {
+        let (CacheKey::Chunk(chunk), Reply::Chunk { from, trace }) = (datum.key, datum.meta) else {
             return Soon::Now(Ok(()));
         };
         if *from == ChunkFrom::Local {
@@ -79,9 +82,26 @@ impl Store<CacheKey, Reply> for PeerKeep {
         }
         self.versions.note(&chunk.version);
         let (tiers, place, body) = (Arc::clone(&self.tiers), chunk.place(), datum.body);
+        let mut span = commit(trace, datum.key);
         Soon::later(async move {
             let put = tiers.keep(&place, body.segments()).await;
+            committed(&mut span, &put);
             put.map(drop).map_err(|error| commit_fault(&error))
         })
+    }
+}
+
+/// The span of a commit.
+fn commit(trace: &Parent, key: &CacheKey) -> Span {
+    let mut span = trace.child(Kind::Internal, "commit");
+    span.about(key);
+    span
+}
+
+fn committed(span: &mut Span, put: &Result<Put, StoreError>) {
+    match put {
+        Ok(Put::Stored) => span.outcome("stored"),
+        Ok(Put::Exists) => span.outcome("exists"),
+        Err(error) => span.failed(error),
     }
 }

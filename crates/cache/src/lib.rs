@@ -26,6 +26,7 @@ mod select;
 mod tests;
 mod throttle;
 mod tiers;
+mod traces;
 mod transport;
 mod ttl;
 pub mod types;
@@ -39,6 +40,7 @@ pub use config::{
     ARRIVING_BYTES_FREE, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, CacheConfig, CacheError, ClusterConfig,
     DiskTier, MembersFrom, ReadConfig,
 };
+pub use traces::{Parent as TraceParent, TraceConfig, TraceConfigError};
 /// Members, names and credentials of a cluster, as [`ClusterConfig`] takes them.
 pub use {
     gannet_cluster::Member,

@@ -9,6 +9,7 @@ use crate::{
     core::ReadPath,
     edge::{EdgeMetrics, backend::RequestContext},
     page,
+    traces::Parent,
     types::ObjectName,
 };
 use bytes::Bytes;
@@ -294,6 +295,7 @@ impl Ops {
         let context = RequestContext {
             request_id: format!("warm-{number}").into(),
             owner: u32::MAX,
+            trace: Parent::default(),
         };
         tracing::info!(request = %context.request_id, objects = names.len(), "warming");
         let mut sum = (0u64, 0u64, 0u64);

@@ -41,6 +41,7 @@ pub(crate) async fn metrics(path: &ReadPath, edge: &EdgeMetrics) -> String {
         cluster.write(&mut page);
     }
     write_stores(&mut page, &core.ways.tiers);
+    core.ways.tracer.write(&mut page);
     let well = core.ways.tiers.shared_is_well().unwrap_or(true);
     page.gauge(
         "gannet_store_shared_well",

@@ -16,6 +16,7 @@ use crate::{
     plans::DEMAND,
     readahead::window,
     tiers::FILE_BYTES_MIN,
+    traces::Span,
     types::{ObjectError, Segment, SegmentStream},
 };
 use futures_util::{StreamExt as _, stream};
@@ -69,8 +70,9 @@ struct ObjectReader {
     route: Route,
     /// Whether the caller can send files.
     files: bool,
-    /// The chunk that is being read.
+    /// The chunk that is being read, and its span.
     chunk: Option<Chunk>,
+    span: Span,
     /// The chunks behind it.
     aheads: Vec<Arc<Ahead>>,
     looks_ahead: bool,
@@ -111,6 +113,7 @@ impl ObjectReader {
             route: Route::Client,
             files: false,
             chunk: None,
+            span: Span::default(),
             aheads: Vec::new(),
             looks_ahead: false,
             fruitless: 0,
@@ -273,6 +276,10 @@ impl ObjectReader {
         let _until_joined = self.looks_ahead.then(|| self.look_ahead());
         if let Some((tier, blob)) = ways.tiers.open_local(&place, chunk.len()).await {
             tracing::debug!(%request, ?chunk, tier = tier.name(), "hit");
+            if self.context.trace.is_on() {
+                self.span = self.context.trace.fetch(&CacheKey::Chunk(chunk.clone()));
+                self.span.set("gannet.tier", tier.name());
+            }
             ways.metrics.hit(tier);
             ways.tiers.promote(&place, tier, &blob);
             if self.files && within.end - within.start >= FILE_BYTES_MIN && blob.file().is_some() {
@@ -294,8 +301,10 @@ impl ObjectReader {
             .until(within.end);
         let fetch = fetch.plan(plans.chunk(all.end - all.start));
         let fetch = fetch.priority(DEMAND).owner(self.context.owner);
-        let _asking = ways.askers.enter(&key, &request);
-        let streaming = self.core.in_turn(&key, fetch.into_future()).await?;
+        self.span = self.context.trace.fetch(&key);
+        let _asking = ways.askers.enter(&key, &request, &mut self.span);
+        let streaming = self.core.in_turn(&key, fetch.into_future()).await;
+        let streaming = streaming.inspect_err(|error| self.span.fail(error))?;
         Ok(Chunk::Arriving(Box::new(Arriving {
             body: streaming.body,
             place,

@@ -6,7 +6,7 @@
 //! other, shared by all who asked; what it says of the way is a failure, and the engine goes on.
 
 use crate::{
-    askers::Askers,
+    askers::{Asker, Askers, Side},
     cluster::Cluster,
     failure::{attempt_error, of_the_object, store_attempt_error},
     key::{CacheKey, ChunkKey, Version, identity_of},
@@ -17,6 +17,7 @@ use crate::{
     select::{Source, Sources},
     throttle::Throttle,
     tiers::Tiers,
+    traces::{self, Parent, Tracer},
     ttl::TtlMap,
     types::{BucketEntry, ListPage, ObjectError},
     versions::Versions,
@@ -43,6 +44,8 @@ pub(crate) enum Reply {
     Chunk {
         /// From where.
         from: ChunkFrom,
+        /// Where the span of its commit hangs.
+        trace: Parent,
     },
     Head(Known),
     List(Result<Arc<ListPage>, ObjectError>),
@@ -82,6 +85,7 @@ pub(crate) struct Ways {
     pub(crate) under_way: UnderWay,
     pub(crate) askers: Askers,
     pub(crate) finals: Finals,
+    pub(crate) tracer: Tracer,
 }
 
 /// The transport. Cheap to clone: all clones are one.
@@ -98,20 +102,27 @@ impl Transport for OriginTransport {
             return Err(AttemptError::failed(Fault::Local, "no such source"));
         };
         // None for what nobody has asked for yet: read ahead, refreshed ahead.
-        let asker = ways.askers.of(request.fetch, &request.key);
-        let asker_shown = asker.as_deref().unwrap_or("-");
+        let asker = ways.askers.of(Side::Home, request.fetch, &request.key);
+        let asker_shown = asker.as_ref().map_or("-", |asker| &asker.request);
         tracing::debug!(
             request = asker_shown, key = ?request.key, source = %ways.sources.name(request.source),
             attempt = request.attempt.0, fetch = request.fetch.0, stage = ?request.stage,
             from_byte = request.from_byte, "attempt"
         );
+        let fetch = asker.as_ref().map(|asker| asker.trace.clone());
+        let fetch = fetch.unwrap_or_default();
+        let span = fetch.attempt(&request, || ways.sources.name(request.source));
         let answer = match source {
             Source::Origin { origin, .. }
                 if let Some(said) = ways.finals.of(request.fetch, origin) =>
             {
                 Err(attempt_error(&said))
             }
-            _ => origin::on_behalf_of(asker.clone(), ways.open(&request, source)).await,
+            _ => {
+                let known = asker.is_some();
+                let asker = known.then(|| Asker::within(asker.clone(), span.parent()));
+                origin::on_behalf_of(asker, ways.open(&request, source, span.parent())).await
+            }
         };
         if let Err(error) = &answer {
             tracing::debug!(
@@ -119,7 +130,7 @@ impl Transport for OriginTransport {
                 attempt = request.attempt.0, fetch = request.fetch.0, end = ?error.end, detail = %error.detail, "attempt failed"
             );
         }
-        answer
+        traces::opened(span, fetch, answer)
     }
 }
 
@@ -128,10 +139,13 @@ impl Ways {
         self: &Arc<Self>,
         request: &Request<CacheKey, Reply>,
         source: Source,
+        trace: Parent,
     ) -> Result<Answer<Reply>, AttemptError> {
         let guard = self.under_way.enter(&request.key);
         match (&request.key, source) {
-            (CacheKey::Chunk(chunk), source) => self.chunk(chunk, source, request, guard).await,
+            (CacheKey::Chunk(chunk), source) => {
+                self.chunk(chunk, source, request, (guard, trace)).await
+            }
             (key, Source::Origin { origin, .. }) => self.question(key, origin, request).await,
             (_, Source::Shared | Source::Member(_)) => Err(AttemptError::missing()),
         }
@@ -143,7 +157,7 @@ impl Ways {
         chunk: &ChunkKey,
         source: Source,
         request: &Request<CacheKey, Reply>,
-        guard: Entered,
+        (guard, trace): (Entered, Parent),
     ) -> Result<Answer<Reply>, AttemptError> {
         let from_byte = request.from_byte;
         let (place, len) = (chunk.place(), chunk.len());
@@ -169,8 +183,8 @@ impl Ways {
             }
             Source::Member(member) => {
                 let cluster = self.cluster.as_ref().ok_or_else(AttemptError::missing)?;
-                let asker = self.askers.of(request.fetch, &request.key);
-                let asker = asker.unwrap_or_else(|| "-".into());
+                let asker = self.askers.of(Side::Home, request.fetch, &request.key);
+                let asker = Asker::within(asker, trace);
                 let held = cluster.ask_holder(&self.origin_id, chunk, member, request, asker);
                 let body = held.await?;
                 return Ok(chunk_answer(chunk, ChunkFrom::Holder, from_byte, body));
@@ -350,7 +364,10 @@ pub(crate) fn chunk_answer(
     body: ByteStream,
 ) -> Answer<Reply> {
     Answer {
-        meta: Reply::Chunk { from },
+        meta: Reply::Chunk {
+            from,
+            trace: Parent::default(),
+        },
         identity: identity_of(&chunk.version.etag),
         total: Some(chunk.len()),
         from_byte,

@@ -179,8 +179,9 @@ pub(crate) async fn warm_here(
         return Ok(false);
     }
     let key = CacheKey::Chunk(chunk);
+    let mut span = context.trace.fetch(&key);
     let fetch = core.home.fetch(key.clone()).plan(core.plans.warm(len));
-    let _asking = core.ways.askers.enter(&key, &context.request_id);
+    let _asking = core.ways.askers.enter(&key, &context.request_id, &mut span);
     // Warming is patient: it waits for its turn as long as that takes.
     let fetched = fetch.priority(plans::AHEAD).owner(context.owner).await;
     fetched.map(|_| true).map_err(|error| {

@@ -13,7 +13,9 @@ use super::{
     under_way::{Entered, Receiving},
 };
 use crate::{
+    askers::Asker,
     key::{CacheKey, ChunkKey},
+    traces::{self, Span},
     transport::Reply,
     types::ObjectError,
 };
@@ -46,7 +48,7 @@ impl Cluster {
         chunk: &ChunkKey,
         member: SourceId,
         request: &Request<CacheKey, Reply>,
-        asker: Arc<str>,
+        asker: Asker,
     ) -> Result<ByteStream, AttemptError> {
         let member = self.members().by_id(member).cloned();
         let member = member.ok_or_else(AttemptError::missing)?;
@@ -123,7 +125,7 @@ pub(super) enum Event {
 pub(super) struct Asking {
     cluster: Arc<Cluster>,
     what: What,
-    request: Arc<str>,
+    asker: Asker,
     heartbeat: Heartbeat,
     entered: Entered,
     errand: Errand,
@@ -143,6 +145,9 @@ pub(super) struct Asking {
 struct Arriving {
     body: Incoming,
     decoder: Decoder,
+    /// Of the question that it answers.
+    span: Span,
+    bytes: u64,
 }
 
 impl Asking {
@@ -152,14 +157,14 @@ impl Asking {
         key: &CacheKey,
         from_byte: u64,
         (first, role): (Member, Role),
-        (request, heartbeat): (Arc<str>, Heartbeat),
+        (asker, heartbeat): (Asker, Heartbeat),
         entered: Entered,
     ) -> Self {
         let (errand, step) = Errand::new(cluster.me().clone(), first, role);
         let what = What::of(key, origin, cluster.known_gone(key));
         Self {
             what,
-            request,
+            asker,
             heartbeat,
             entered,
             errand,
@@ -221,7 +226,13 @@ impl Asking {
                     Ok(Head::Chunk { total }) if self.end != Some(total) => {
                         unfit("a chunk of another length")
                     }
-                    Ok(head) => return Ok(Some(Event::Head(head))),
+                    Ok(head) => {
+                        // Nothing of importance follows it, but for chunks.
+                        if self.end.is_none() {
+                            self.outcome("served");
+                        }
+                        return Ok(Some(Event::Head(head)));
+                    }
                     Err(_) => unfit("a head that is none"),
                 },
                 Kind::Data => {
@@ -229,20 +240,28 @@ impl Asking {
                     let left = self.end.unwrap_or(0).saturating_sub(self.at);
                     if frame.offset == self.at && len <= left {
                         self.at += len;
+                        self.came(len);
                         self.brought = true;
                         return Ok(Some(Event::Data(frame.payload)));
                     }
                     unfit("bytes that were not asked for")
                 }
-                Kind::End if self.end.is_none_or(|end| self.at == end) => return Ok(None),
+                Kind::End if self.end.is_none_or(|end| self.at == end) => {
+                    self.outcome("served");
+                    return Ok(None);
+                }
                 Kind::End => unfit("an end before the last byte"),
                 Kind::Fail => match serde_json::from_slice::<Trouble>(&frame.text()) {
-                    Ok(trouble) => return Err(AskError::Said(trouble.into())),
+                    Ok(trouble) => {
+                        self.outcome("said");
+                        return Err(AskError::Said(trouble.into()));
+                    }
                     Err(_) => unfit("a failure that is none"),
                 },
                 Kind::Refer => {
                     // Somebody is there, and has told us where to go.
                     self.heartbeat.beat();
+                    self.outcome("referred");
                     let address = String::from_utf8_lossy(&frame.text()).into_owned();
                     let member = self.cluster.member(&address);
                     let step = self.errand.answered(Said::Refer(member));
@@ -254,8 +273,28 @@ impl Asking {
         }
     }
 
+    fn outcome(&mut self, outcome: &'static str) {
+        if let Some(answer) = &mut self.answer {
+            answer.outcome(outcome);
+        }
+    }
+
+    /// So many bytes have come; nobody need wait for the end behind the last one.
+    fn came(&mut self, bytes: u64) {
+        let all = self.end == Some(self.at);
+        if let Some(answer) = &mut self.answer {
+            answer.bytes += bytes;
+            if all {
+                answer.outcome("served");
+            }
+        }
+    }
+
     /// The answer that was being read does not go on.
     async fn stopped(&mut self, why: AttemptError) -> Result<(), AskError> {
+        if let Some(answer) = &mut self.answer {
+            answer.span.failed(&why.detail);
+        }
         // One that has brought bytes is there, and has the rest.
         let step = if std::mem::take(&mut self.brought) {
             self.errand.broke_off()
@@ -309,18 +348,28 @@ impl Asking {
                 Step::Read => return Ok(()),
                 Step::End(ended) => return Err(self.ended(ended, why)),
             };
-            let question = Question::new(&ask, self.what.clone(), self.at, &self.request);
-            tracing::debug!(request = %self.request, ?member, role = ?ask.role, at = self.at, "asking");
+            let request = &self.asker.request;
+            let question = Question::new(&ask, self.what.clone(), self.at, request);
+            let span = self.asker.trace.child(traces::Kind::Client, "ask");
+            let mut span = describe(span, &member, &question);
+            let question = question.traced(&span.parent());
+            tracing::debug!(%request, ?member, role = ?ask.role, at = self.at, "asking");
             step = match self.post(&member, &question).await {
-                Ok(Asks::Frames(answer)) => {
+                Ok(Asks::Frames(mut answer)) => {
+                    answer.span = span;
                     self.answer = Some(answer);
                     return Ok(());
                 }
                 Ok(Asks::Refused(Refused::NotCoordinator)) => {
+                    span.outcome("not_coordinator");
                     self.errand.answered(Said::NotCoordinator)
                 }
-                Ok(Asks::Refused(Refused::NotHere)) => self.errand.answered(Said::NotHere),
+                Ok(Asks::Refused(Refused::NotHere)) => {
+                    span.outcome("not_here");
+                    self.errand.answered(Said::NotHere)
+                }
                 Err(error) => {
+                    span.failed(&error.detail);
                     tracing::debug!(?member, detail = %error.detail, "a member failed us");
                     why = Some(error);
                     self.errand.failed()
@@ -365,6 +414,8 @@ impl Asking {
             StatusCode::OK => Ok(Asks::Frames(Arriving {
                 body: answer.into_body(),
                 decoder: Decoder::new(key),
+                span: Span::default(),
+                bytes: 0,
             })),
             StatusCode::CONFLICT => {
                 let body = Limited::new(answer.into_body(), REFUSAL_BYTES_MAX).collect();
@@ -383,12 +434,37 @@ impl Asking {
     }
 }
 
+/// What the span of a question says.
+fn describe(mut span: Span, member: &Member, question: &Question) -> Span {
+    if span.is_on() {
+        span.set("server.address", member.address());
+        span.set("gannet.role", question.role_name());
+        span.set("gannet.request_id", question.request.as_str());
+        span.set("gannet.from_byte", question.from_byte);
+        span.outcome("aborted");
+    }
+    span
+}
+
 enum Asks {
     Frames(Arriving),
     Refused(Refused),
 }
 
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.span.set("gannet.bytes", self.bytes);
+        }
+    }
+}
+
 impl Arriving {
+    /// Says how the question ended.
+    fn outcome(&mut self, outcome: &'static str) {
+        self.span.outcome(outcome);
+    }
+
     async fn frame(&mut self) -> Result<Frame, AttemptError> {
         loop {
             match self.decoder.next() {

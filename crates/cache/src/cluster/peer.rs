@@ -10,8 +10,10 @@ use super::{
     under_way::Entered,
 };
 use crate::{
+    askers::{Asker, Side},
     key::{CacheKey, ChunkKey},
     plans::{self, Plans},
+    traces,
     transport::{ChunkFrom, Reply, Ways, chunk_answer, held_answer},
     ttl::TtlMap,
     types::ObjectError,
@@ -20,9 +22,9 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use gannet::{
     Answer, AttemptError, FetchError, Fetcher, Heartbeat, Request, StreamError, Transport,
-    engine::{End, Fault, FetchId, Stage},
+    engine::{End, Fault, FetchId, SourceId, Stage},
 };
-use gannet_cluster::{Role, Through, Words};
+use gannet_cluster::{Member, Role, Through, Words};
 use std::{future::IntoFuture as _, sync::Arc, time::Duration};
 
 /// Words that end a fetch are remembered for so long.
@@ -74,28 +76,41 @@ impl Transport for PeerTransport {
 
     async fn open(&self, request: Request<CacheKey, Reply>) -> Result<Answer<Reply>, AttemptError> {
         let peer = &self.0;
-        let asker = peer.ways.askers.of(request.fetch, &request.key);
-        let asker = asker.unwrap_or_else(|| "-".into());
+        let asker = peer.ways.askers.of(Side::Peer, request.fetch, &request.key);
+        let fetch = asker.as_ref().map(|asker| asker.trace.clone());
+        let fetch = fetch.unwrap_or_default();
+        let span = fetch.attempt(&request, || peer.name(request.source));
+        let asker = Asker::within(asker, span.parent());
         tracing::debug!(
-            request = %asker, key = ?request.key, source = request.source.0, fetch = request.fetch.0,
+            request = %asker.request, key = ?request.key, source = request.source.0, fetch = request.fetch.0,
             from_byte = request.from_byte, stage = ?request.stage, "attempt at a member"
         );
         let answer = peer.open(&request, &asker).await;
         if let Err(error) = &answer {
             tracing::debug!(
-                request = %asker, key = ?request.key, source = request.source.0,
+                request = %asker.request, key = ?request.key, source = request.source.0,
                 fetch = request.fetch.0, end = ?error.end, detail = %error.detail, "attempt at a member failed"
             );
         }
-        answer
+        traces::opened(span, fetch, answer)
     }
 }
 
 impl Peer {
+    /// What a source is called in spans.
+    fn name(&self, source: SourceId) -> String {
+        if source == HOME {
+            return "home".to_owned();
+        }
+        let members = self.cluster.members();
+        let member = members.by_id(source).map(Member::address);
+        format!("member/{}", member.unwrap_or("?"))
+    }
+
     async fn open(
         self: &Arc<Self>,
         request: &Request<CacheKey, Reply>,
-        asker: &Arc<str>,
+        asker: &Asker,
     ) -> Result<Answer<Reply>, AttemptError> {
         let key = &request.key;
         let entered = self.cluster.receiving.enter(key);
@@ -154,7 +169,7 @@ impl Peer {
             key,
             request.from_byte,
             (member, role),
-            (Arc::clone(asker), request.heartbeat.clone()),
+            (asker.clone(), request.heartbeat.clone()),
             entered,
         );
         let first = match asking.next().await {

@@ -18,6 +18,7 @@ use crate::{
     edge::backend::RequestContext,
     key::{CacheKey, ChunkKey},
     read,
+    traces::{Parent, Span},
     transport::Reply,
     types::{ObjectError, Segment, SegmentStream},
 };
@@ -94,6 +95,14 @@ async fn ask(
             return refuse(cluster, Refused::NotCoordinator);
         }
     };
+    let mut span = core.ways.tracer.serve(question.trace.as_deref());
+    if span.is_on() {
+        span.set("gannet.peer", question.from());
+        span.set("gannet.role", question.role_name());
+        span.set("gannet.request_id", question.request.as_str());
+        span.set("gannet.from_byte", question.from_byte);
+        span.about(&key);
+    }
     if let CacheKey::Chunk(chunk) = &key
         && question.from_byte >= chunk.len()
     {
@@ -118,15 +127,24 @@ async fn ask(
     );
     let mut encoder = Encoder::new(answer_key(&cluster.credentials.binding(), body));
     match says {
-        Says::NotCoordinator => refuse(cluster, Refused::NotCoordinator),
-        Says::NotHere => refuse(cluster, Refused::NotHere),
+        Says::NotCoordinator => {
+            span.outcome("not_coordinator");
+            refuse(cluster, Refused::NotCoordinator)
+        }
+        Says::NotHere => {
+            span.outcome("not_here");
+            refuse(cluster, Refused::NotHere)
+        }
         Says::Refer(member) => {
+            span.outcome("referred");
+            span.set("gannet.referred_to", member.address());
             cluster.metrics.answered(Answered::Referred);
             let frame = encoder.frame(Kind::Refer, member.address().as_bytes());
             Response::new(Full::new(frame).boxed_unsync())
         }
         Says::Serve | Says::Fill => {
             cluster.metrics.answered(Answered::Served);
+            span.outcome("aborted");
             let route = if have == Have::Receiving && says == Says::Serve {
                 Route::Peer
             } else {
@@ -137,15 +155,17 @@ async fn ask(
                 cluster: Arc::clone(cluster),
                 route,
                 sign: cluster.receiving.sign(&key),
+                began: question.from_byte,
                 at: question.from_byte,
                 // What is only passed on should not wait for long.
                 ticks: ticks(match route {
                     Route::Peer => cluster.pace.beat() / 4,
                     _ => cluster.pace.beat(),
                 }),
-                stage: begin(core, &key, &question, &asked, route),
+                stage: begin(core, &key, &question, &asked, (route, span.parent())),
                 key,
                 encoder,
+                span,
             };
             let frames = serving.frames().map(|bytes| Ok(Frame::data(bytes)));
             Response::new(StreamBody::new(frames).boxed_unsync())
@@ -184,11 +204,13 @@ struct Serving {
     route: Route,
     encoder: Encoder,
     stage: Stage,
-    /// The next byte of the chunk.
+    /// The first byte asked for of the chunk, and the next one.
+    began: u64,
     at: u64,
     ticks: Interval,
     /// The sign from upstream that was passed on last.
     sign: Sign,
+    span: Span,
 }
 
 enum Stage {
@@ -207,7 +229,7 @@ fn begin(
     key: &CacheKey,
     question: &Question,
     asked: &Ask,
-    route: Route,
+    (route, trace): (Route, Parent),
 ) -> Stage {
     let mut hasher = DefaultHasher::new();
     asked.asker.address().hash(&mut hasher);
@@ -215,6 +237,7 @@ fn begin(
         request_id: question.request.as_str().into(),
         // Members take turns.
         owner: (hasher.finish() >> 32) as u32,
+        trace,
     };
     let (core, key) = (Arc::clone(core), key.clone());
     match key {
@@ -348,6 +371,7 @@ impl Serving {
                 }
                 Came::Answer(Ok(head)) => {
                     self.stage = Stage::Over;
+                    self.span.outcome("served");
                     let head = self.head(&head);
                     return Some(vec![head, self.encoder.frame(Kind::End, b"")]);
                 }
@@ -386,6 +410,10 @@ impl Serving {
         let head = self.encoder.head(Kind::Data, self.at, &part);
         self.at += part.len() as u64;
         self.cluster.metrics.sent(part.len() as u64);
+        self.span.set("gannet.bytes", self.at - self.began);
+        if matches!(&self.key, CacheKey::Chunk(chunk) if chunk.len() == self.at) {
+            self.span.outcome("served");
+        }
         vec![head, part]
     }
 
@@ -396,6 +424,7 @@ impl Serving {
 
     fn fail(&mut self, error: &ObjectError) -> Vec<Bytes> {
         self.stage = Stage::Over;
+        self.span.failed(error);
         let json = serde_json::to_vec(&Trouble::from(error)).unwrap_or_default();
         vec![self.encoder.frame(Kind::Fail, &json)]
     }
@@ -426,6 +455,7 @@ async fn warm(core: &Arc<Core>, cluster: &Arc<Cluster>, body: &Bytes) -> Respons
     let context = RequestContext {
         request_id: question.request.as_str().into(),
         owner: u32::MAX,
+        trace: Parent::default(),
     };
     match crate::warm::warm_here(core, chunk, &context).await {
         Ok(fetched) => json(StatusCode::OK, &Head::Warmed { fetched }),

@@ -41,6 +41,7 @@ fn context(owner: u32) -> RequestContext {
     RequestContext {
         request_id: "test".into(),
         owner,
+        trace: crate::traces::Parent::default(),
     }
 }
 
@@ -59,7 +60,15 @@ fn path_of(
         .iter()
         .map(|o| Arc::clone(o) as Arc<dyn Origin>)
         .collect();
-    ReadPath::new(config, origins, disk, shared, None).unwrap()
+    ReadPath::new(
+        config,
+        origins,
+        disk,
+        shared,
+        None,
+        crate::traces::Tracer::default(),
+    )
+    .unwrap()
 }
 
 /// Reads a range as the edge does: looks the object up, and begins anew once if it changed.

@@ -16,3 +16,4 @@ mod origins;
 mod restart;
 mod sick;
 mod store;
+mod traces;
