@@ -1,7 +1,7 @@
 //! A cache from its start to its end: origins, stores, read path, edge and ops listener.
 //!
-//! The start fails as a whole or not at all: a store that does not pass its self-test, an address in
-//! use, an origin that cannot be opened. The end is in order: readiness goes first, so that nobody is
+//! The start fails as a whole or not at all: a store that is found to be unfit, an address in use, an
+//! origin that cannot be opened. The end is in order: readiness goes first, so that nobody is
 //! sent here any more; then the edge lets the requests under way finish, within its bound; then the
 //! fetches end, and what is complete is committed; the stores close last.
 
@@ -12,6 +12,7 @@ use crate::{
     edge::{self, Drained, Edge, backend::Backend},
     ops::{self, Ops},
     origin::{self, Origin, OriginSpec},
+    proving,
     traces::{Exporter, Tracer},
 };
 use gannet_store::{BlobStore, DiskConfig, DiskStore, ObjectBlobStore, ObjectConfig};
@@ -88,7 +89,18 @@ impl Cache {
             None => None,
         };
         let cluster = joining.as_ref().map(|joining| Arc::clone(&joining.cluster));
-        let path = ReadPath::new(&config.read, origins, disk, shared, cluster, tracer.clone())?;
+        let store = shared
+            .as_ref()
+            .map(|(store, _)| Arc::clone(store) as Arc<dyn BlobStore>);
+        let path = ReadPath::new(&config.read, origins, disk, store, cluster, tracer.clone())?;
+        let proving = match shared {
+            Some((store, false)) => {
+                path.0.ways.tiers.breaker().shut(false);
+                let proving = tokio::spawn(proving::until_passed(store, path.clone()));
+                Some(AbortOnDrop(proving.abort_handle()))
+            }
+            _ => None,
+        };
         let drain_max = config.edge.limits.drain_max;
         let node = match joining {
             Some(joining) => Some(joining.join(&path, drain_max).await?),
@@ -119,6 +131,7 @@ impl Cache {
             ops_task,
             node,
             exporter,
+            _proving: proving,
             stop,
             serving,
         })
@@ -137,6 +150,8 @@ pub struct RunningCache {
     ops_task: Option<AbortOnDrop>,
     node: Option<Node>,
     exporter: Option<Exporter>,
+    /// Tests a shared store that could not be tested at the start.
+    _proving: Option<AbortOnDrop>,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<Drained>,
 }
@@ -239,15 +254,17 @@ async fn open_disk(tier: &DiskTier) -> Result<Arc<dyn BlobStore>, CacheError> {
     Ok(Arc::new(store))
 }
 
-/// Opens the shared store; fails unless it has proved that it keeps the first of two copies.
-async fn open_shared(spec: &OriginSpec) -> Result<Arc<dyn BlobStore>, CacheError> {
+/// Opens the shared store; fails if it is found not to keep the first of two copies. Also whether it
+/// has proved that it does.
+async fn open_shared(spec: &OriginSpec) -> Result<(Arc<ObjectBlobStore>, bool), CacheError> {
     let client = spec.http_client()?;
     let objects = origin::object_store(spec, &client)?;
-    let store = ObjectBlobStore::open(objects, ObjectConfig::default()).await;
+    let store = ObjectBlobStore::untested(objects, ObjectConfig::default());
     let store = store.map_err(|error| CacheError::Store {
         which: "shared",
         error,
     })?;
-    tracing::info!(url = spec.url, "shared store open");
-    Ok(Arc::new(store))
+    let passed = proving::at_start(&store).await?;
+    tracing::info!(url = spec.url, passed, "shared store open");
+    Ok((Arc::new(store), passed))
 }

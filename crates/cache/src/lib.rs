@@ -19,6 +19,7 @@ mod ops;
 pub mod origin;
 mod page;
 mod plans;
+mod proving;
 mod read;
 mod readahead;
 mod select;

@@ -10,6 +10,7 @@ use super::{
     frame::{Decoder, Frame, Kind, answer_key},
     message::{Question, Refusal, Refused, What},
     metrics::Asked,
+    seal::{Seal, Unread},
     under_way::{Entered, Receiving},
 };
 use crate::{
@@ -28,7 +29,7 @@ use gannet::{
 use gannet_cluster::{Ended, Errand, Member, Reply as Said, Role, Step};
 use gannet_link::LinkError;
 use http::StatusCode;
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -401,7 +402,8 @@ impl Asking {
         }
         let body = serde_json::to_vec(question)
             .map_err(|error| AttemptError::failed(Fault::Local, error.to_string()))?;
-        let key = answer_key(&self.cluster.credentials.binding(), &body);
+        let secret = self.cluster.credentials.binding();
+        let (key, seal) = (answer_key(&secret, &body), Seal::new(&secret, ASK, &body));
         let posted = self
             .cluster
             .links
@@ -418,11 +420,16 @@ impl Asking {
                 bytes: 0,
             })),
             StatusCode::CONFLICT => {
-                let body = Limited::new(answer.into_body(), REFUSAL_BYTES_MAX).collect();
-                let body = body
-                    .await
-                    .map_err(|error| AttemptError::failed(Fault::Truncated, error.to_string()))?;
-                let refusal: Refusal = serde_json::from_slice(&body.to_bytes())
+                let read = seal.read(answer, REFUSAL_BYTES_MAX).await;
+                let (_, body) = read.map_err(|unread| match unread {
+                    Unread::Broken(why) => AttemptError::failed(Fault::Truncated, why),
+                    Unread::Unsealed => {
+                        tracing::warn!(?member, "a refusal that is not this member's");
+                        self.cluster.metrics.asked(Asked::Corrupt);
+                        AttemptError::failed(Fault::Malformed, unread.to_string())
+                    }
+                })?;
+                let refusal: Refusal = serde_json::from_slice(&body)
                     .map_err(|error| AttemptError::failed(Fault::Malformed, error.to_string()))?;
                 Ok(Asks::Refused(refusal.refused))
             }

@@ -213,16 +213,10 @@ impl What {
 impl Question {
     /// A question with a number of its own.
     pub(super) fn new(ask: &Ask, what: What, from_byte: u64, request: &str) -> Self {
-        let mut nonce = [0; 16];
-        // Every request its own key, and so its own checksums.
-        rustls::crypto::ring::default_provider()
-            .secure_random
-            .fill(&mut nonce)
-            .unwrap_or_else(|_| tracing::error!("the system gives no random numbers"));
         Self {
             v: 1,
             from: ask.asker.address().to_owned(),
-            nonce: BASE64.encode(nonce),
+            nonce: nonce(),
             request: request.to_owned(),
             what,
             from_byte,
@@ -294,6 +288,29 @@ impl Question {
     }
 }
 
+/// Every request its own key, and so its own checksums.
+fn nonce() -> String {
+    let mut nonce = [0; 16];
+    rustls::crypto::ring::default_provider()
+        .secure_random
+        .fill(&mut nonce)
+        .unwrap_or_else(|_| tracing::error!("the system gives no random numbers"));
+    BASE64.encode(nonce)
+}
+
+/// Whether a member is there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Look {
+    /// Drawn for this look alone.
+    nonce: String,
+}
+
+impl Look {
+    pub(super) fn new() -> Self {
+        Self { nonce: nonce() }
+    }
+}
+
 /// Why a member does not answer: the body of a 409.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Refusal {
@@ -313,6 +330,18 @@ pub(super) enum Refused {
 pub(super) struct Purge {
     pub(super) bucket: Option<String>,
     pub(super) prefix: String,
+    /// Drawn for this request alone.
+    nonce: String,
+}
+
+impl Purge {
+    pub(super) fn new(bucket: Option<&str>, prefix: &str) -> Self {
+        Self {
+            bucket: bucket.map(str::to_owned),
+            prefix: prefix.to_owned(),
+            nonce: nonce(),
+        }
+    }
 }
 
 /// What was forgotten.

@@ -27,6 +27,7 @@ mod message;
 mod metrics;
 mod node;
 mod peer;
+mod seal;
 mod serve;
 mod under_way;
 

@@ -11,6 +11,7 @@ use super::{
     frame::{DATA_BYTES_MAX, Encoder, Kind, answer_key},
     message::{Purge, PurgeDone, Question, Refusal, Refused, What},
     metrics::Answered,
+    seal::Seal,
     under_way::Sign,
 };
 use crate::{
@@ -65,11 +66,13 @@ pub(crate) async fn serve(
         cluster.metrics.answered(Answered::Refused);
         return text(StatusCode::MISDIRECTED_REQUEST, "meant for another member");
     }
+    let secret = cluster.credentials.binding();
+    let seal = Seal::new(&secret, request.uri().path(), body);
     match request.uri().path() {
-        ASK => ask(&path.0, &cluster, &peer, body).await,
-        WARM => warm(&path.0, &cluster, body).await,
-        PURGE => purge(&path, body).await,
-        STATUS => json(StatusCode::OK, &serde_json::json!({ "v": 1 })),
+        ASK => ask(&path.0, &cluster, &peer, body, &secret, &seal).await,
+        WARM => warm(&path.0, &cluster, body, &seal).await,
+        PURGE => purge(&path, body, &seal).await,
+        STATUS => json(&seal, StatusCode::OK, &serde_json::json!({ "v": 1 })),
         _ => text(StatusCode::NOT_FOUND, "no such path"),
     }
 }
@@ -79,6 +82,8 @@ async fn ask(
     cluster: &Arc<Cluster>,
     peer: &Peer,
     body: &Bytes,
+    secret: &[u8; 32],
+    seal: &Seal,
 ) -> Response<Served> {
     let question = match Question::read(body) {
         Ok(question) => question,
@@ -92,7 +97,7 @@ async fn ask(
         Ok(key) => key,
         Err(why) => {
             tracing::warn!(peer = %peer.address, why, "a question for another cache");
-            return refuse(cluster, Refused::NotCoordinator);
+            return refuse(cluster, seal, Refused::NotCoordinator);
         }
     };
     let mut span = core.ways.tracer.serve(question.trace.as_deref());
@@ -125,15 +130,15 @@ async fn ask(
         request = question.request, ?key, asker = ?asked.asker, role = ?asked.role, ?have, ?says,
         "asked by a member"
     );
-    let mut encoder = Encoder::new(answer_key(&cluster.credentials.binding(), body));
+    let mut encoder = Encoder::new(answer_key(secret, body));
     match says {
         Says::NotCoordinator => {
             span.outcome("not_coordinator");
-            refuse(cluster, Refused::NotCoordinator)
+            refuse(cluster, seal, Refused::NotCoordinator)
         }
         Says::NotHere => {
             span.outcome("not_here");
-            refuse(cluster, Refused::NotHere)
+            refuse(cluster, seal, Refused::NotHere)
         }
         Says::Refer(member) => {
             span.outcome("referred");
@@ -437,20 +442,25 @@ fn ticks(every: Duration) -> Interval {
 }
 
 /// Fetches a chunk that we coordinate into our store.
-async fn warm(core: &Arc<Core>, cluster: &Arc<Cluster>, body: &Bytes) -> Response<Served> {
+async fn warm(
+    core: &Arc<Core>,
+    cluster: &Arc<Cluster>,
+    body: &Bytes,
+    seal: &Seal,
+) -> Response<Served> {
     let question = match Question::read(body) {
         Ok(question) => question,
         Err(why) => return text(StatusCode::BAD_REQUEST, &why),
     };
     let key = question.what.key(&core.origin_id, core.chunk_size);
     let Ok(CacheKey::Chunk(chunk)) = key else {
-        return refuse(cluster, Refused::NotCoordinator);
+        return refuse(cluster, seal, Refused::NotCoordinator);
     };
     let asked = question.ask(|address| cluster.member(address));
     let stands_in = asked.role == gannet_cluster::Role::StandIn;
     let placement = CacheKey::Chunk(chunk.clone()).placement();
     if !cluster.members().view.answers_for(placement, stands_in) {
-        return refuse(cluster, Refused::NotCoordinator);
+        return refuse(cluster, seal, Refused::NotCoordinator);
     }
     let context = RequestContext {
         request_id: question.request.as_str().into(),
@@ -458,12 +468,15 @@ async fn warm(core: &Arc<Core>, cluster: &Arc<Cluster>, body: &Bytes) -> Respons
         trace: Parent::default(),
     };
     match crate::warm::warm_here(core, chunk, &context).await {
-        Ok(fetched) => json(StatusCode::OK, &Head::Warmed { fetched }),
-        Err(error) => json(StatusCode::UNPROCESSABLE_ENTITY, &Trouble::from(&error)),
+        Ok(fetched) => json(seal, StatusCode::OK, &Head::Warmed { fetched }),
+        Err(error) => {
+            let trouble = Trouble::from(&error);
+            json(seal, StatusCode::UNPROCESSABLE_ENTITY, &trouble)
+        }
     }
 }
 
-async fn purge(path: &ReadPath, body: &Bytes) -> Response<Served> {
+async fn purge(path: &ReadPath, body: &Bytes, seal: &Seal) -> Response<Served> {
     let purge: Purge = match serde_json::from_slice(body) {
         Ok(purge) => purge,
         Err(error) => return text(StatusCode::BAD_REQUEST, &error.to_string()),
@@ -472,30 +485,30 @@ async fn purge(path: &ReadPath, body: &Bytes) -> Response<Served> {
         .purge_here(purge.bucket.as_deref(), &purge.prefix)
         .await
     {
-        Ok(purged) => json(StatusCode::OK, &PurgeDone::from(purged)),
+        Ok(purged) => json(seal, StatusCode::OK, &PurgeDone::from(purged)),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
 }
 
-fn refuse(cluster: &Cluster, refused: Refused) -> Response<Served> {
+fn refuse(cluster: &Cluster, seal: &Seal, refused: Refused) -> Response<Served> {
     cluster.metrics.answered(match refused {
         Refused::NotCoordinator => Answered::NotCoordinator,
         Refused::NotHere => Answered::NotHere,
     });
-    json(StatusCode::CONFLICT, &Refusal { refused })
+    json(seal, StatusCode::CONFLICT, &Refusal { refused })
 }
 
-fn json(status: StatusCode, body: &impl serde::Serialize) -> Response<Served> {
+/// An answer that counts, and so is sealed.
+fn json(seal: &Seal, status: StatusCode, body: &impl serde::Serialize) -> Response<Served> {
     let body = serde_json::to_vec(body).unwrap_or_default();
-    respond(status, body.into())
+    let answer = seal.answer(status, body.into());
+    answer.map(|body| body.boxed_unsync())
 }
 
+/// One that only says that there is none.
 fn text(status: StatusCode, text: &str) -> Response<Served> {
-    respond(status, Bytes::copy_from_slice(text.as_bytes()))
-}
-
-fn respond(status: StatusCode, body: Bytes) -> Response<Served> {
-    let mut response = Response::new(Full::new(body).boxed_unsync());
+    let body = Full::new(Bytes::copy_from_slice(text.as_bytes()));
+    let mut response = Response::new(body.boxed_unsync());
     *response.status_mut() = status;
     response
 }

@@ -98,14 +98,17 @@ async fn read_as(
     }
 }
 
-/// Waits until nothing is in flight any more.
+/// Waits until nothing is in flight any more, for a minute at most: by the clock on the wall, for tokio's
+/// may be paused.
 async fn settle(path: &ReadPath) {
+    let began = std::time::Instant::now();
     loop {
         let snapshot = path.0.home.snapshot().await.unwrap();
         if snapshot.fetches.is_empty() {
             assert_eq!(snapshot.attempts, 0);
             return;
         }
+        assert!(began.elapsed().as_secs() < 60, "{snapshot:?}");
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
 }
