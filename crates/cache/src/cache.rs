@@ -79,6 +79,7 @@ impl Cache {
         let cluster = joining.as_ref().map(|joining| Arc::clone(&joining.cluster));
         let path = ReadPath::new(&config.read, origins, disk, shared, cluster)?;
         let drain_max = config.edge.limits.drain_max;
+        let hand_over_max = config.edge.limits.notice + drain_max;
         let node = match joining {
             Some(joining) => Some(joining.join(&path, drain_max).await?),
             None => None,
@@ -107,6 +108,7 @@ impl Cache {
             ops,
             ops_task,
             node,
+            hand_over_max,
             stop,
             serving,
         })
@@ -124,6 +126,8 @@ pub struct RunningCache {
     ops: Arc<Ops>,
     ops_task: Option<AbortOnDrop>,
     node: Option<Node>,
+    /// For how long others may fetch what we hold, once we are to end.
+    hand_over_max: Duration,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<Drained>,
 }
@@ -167,7 +171,9 @@ impl RunningCache {
         }
         // Nobody listens only if serving has ended already.
         let _ = self.stop.send(());
-        let drained = self.serving.await.unwrap_or(Drained { cut: 0 });
+        // Whoever follows us fetches what we hold from us meanwhile.
+        let (drained, ()) = tokio::join!(self.serving, self.path.hand_over(self.hand_over_max));
+        let drained = drained.unwrap_or(Drained { cut: 0 });
         // Other members' questions last: who is sent to us still gets an answer, and once they have
         // theirs, nobody asks any more.
         if let Some(node) = self.node {
