@@ -355,7 +355,7 @@ fn config(rng: &mut Rng, len_max: u64, n_sources: u64) -> Config {
         ..Config::default()
     };
     // Drawn with the rest: seeds go on meaning what they meant.
-    if config.health.dead_after % 2 == 0 {
+    if config.health.dead_after.is_multiple_of(2) {
         config.health.doubt = Some(config.health.busy_pause / 4);
     }
     // A body of the largest plan always fits, or its key could never be fetched.

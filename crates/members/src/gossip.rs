@@ -26,7 +26,7 @@ use chitchat::{
 };
 use gannet_cluster::Member;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
     sync::Arc,
@@ -230,23 +230,25 @@ impl Gossip {
                     return Ended::Done;
                 }
             }
-            let members = members(&*chitchat.lock().await);
-            let alone = members.iter().all(|member| *member == self.config.me);
-            if !alone && let Some(settling) = &mut unsettled {
-                if let Some(more) = settling.wait(members.clone(), self.round) {
+            let (others, members) = {
+                let chitchat = chitchat.lock().await;
+                let me = chitchat.self_chitchat_id();
+                let others = chitchat.live_nodes().filter(|id| *id != me);
+                let others: BTreeSet<_> = others.map(|id| id.gossip_advertise_addr).collect();
+                (others, members(&chitchat))
+            };
+            let is_found = !others.is_empty();
+            if is_found && let Some(settling) = &mut unsettled {
+                if let Some(more) = settling.wait(others, self.round) {
                     patience = more;
                     continue;
                 }
                 unsettled = None;
             }
-            handle
-                .with_chitchat(|chitchat| {
-                    let me = chitchat.self_node_state();
-                    if me.get(MEMBER).is_none() {
-                        me.set(MEMBER, text(&self.config.me));
-                    }
-                })
-                .await;
+            if is_found || !self.has_others_to_find() {
+                self.publish(&handle).await;
+            }
+            let alone = members.iter().all(|member| *member == self.config.me);
             patience = self.round * TELL_ROUNDS;
             let look = if alone && self.has_others_to_find() {
                 None
@@ -255,6 +257,18 @@ impl Gossip {
             };
             tell(look);
         }
+    }
+
+    /// Becomes a member to others.
+    async fn publish(&self, handle: &ChitchatHandle) {
+        handle
+            .with_chitchat(|chitchat| {
+                let me = chitchat.self_node_state();
+                if me.get(MEMBER).is_none() {
+                    me.set(MEMBER, text(&self.config.me));
+                }
+            })
+            .await;
     }
 
     /// Whether there are seeds beside itself: then to be alone is to have failed.
@@ -287,18 +301,18 @@ impl Gossip {
 /// Whom one that joins has found so far.
 #[derive(Debug, Default)]
 struct Settling {
-    members: Vec<Member>,
+    others: BTreeSet<SocketAddr>,
     /// When the first was found, and when the last came or went.
     since: Option<(Instant, Instant)>,
 }
 
 impl Settling {
     /// For how long to wait yet for others, now that these are found.
-    fn wait(&mut self, members: Vec<Member>, round: Duration) -> Option<Duration> {
+    fn wait(&mut self, others: BTreeSet<SocketAddr>, round: Duration) -> Option<Duration> {
         let now = Instant::now();
         let (first, last) = self.since.get_or_insert((now, now));
-        if self.members != members {
-            self.members = members;
+        if self.others != others {
+            self.others = others;
             *last = now;
         }
         let until = (*last + round * QUIET_ROUNDS).min(*first + round * SETTLE_ROUNDS_MAX);
