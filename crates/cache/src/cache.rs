@@ -102,6 +102,7 @@ impl Cache {
             _ => None,
         };
         let drain_max = config.edge.limits.drain_max;
+        let hand_over_max = config.edge.limits.notice + drain_max;
         let node = match joining {
             Some(joining) => Some(joining.join(&path, drain_max).await?),
             None => None,
@@ -132,6 +133,7 @@ impl Cache {
             node,
             exporter,
             _proving: proving,
+            hand_over_max,
             stop,
             serving,
         })
@@ -152,6 +154,8 @@ pub struct RunningCache {
     exporter: Option<Exporter>,
     /// Tests a shared store that could not be tested at the start.
     _proving: Option<AbortOnDrop>,
+    /// For how long others may fetch what we hold, once we are to end.
+    hand_over_max: Duration,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<Drained>,
 }
@@ -195,7 +199,9 @@ impl RunningCache {
         }
         // Nobody listens only if serving has ended already.
         let _ = self.stop.send(());
-        let drained = self.serving.await.unwrap_or(Drained { cut: 0 });
+        // Whoever follows us fetches what we hold from us meanwhile.
+        let (drained, ()) = tokio::join!(self.serving, self.path.hand_over(self.hand_over_max));
+        let drained = drained.unwrap_or(Drained { cut: 0 });
         // Other members' questions last: who is sent to us still gets an answer, and once they have
         // theirs, nobody asks any more.
         if let Some(node) = self.node {

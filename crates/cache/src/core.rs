@@ -31,7 +31,7 @@ use crate::{
 };
 use gannet::{
     FetchError, Fetcher,
-    engine::{self, GroupId, Limits, Plan, Scope},
+    engine::{self, GroupId, Limits, Plan, Scope, SourceId},
 };
 use gannet_cluster::Member;
 use gannet_store::{BlobStore, MemoryConfig, MemoryStore};
@@ -143,8 +143,6 @@ impl ReadPath {
         });
         let keep = Keep {
             tiers: Arc::clone(&ways.tiers),
-            meta: Arc::clone(&ways.meta),
-            listings: Arc::clone(&listings),
             versions: Arc::clone(&ways.versions),
         };
         // Where nobody is asked before the origin, the queue's time is over before the first try.
@@ -176,6 +174,7 @@ impl ReadPath {
         }
         let peer = match cluster {
             Some(cluster) => {
+                let doubt = cluster.pace().doubt();
                 let select = PeerSelect(Arc::clone(&cluster));
                 let keep = PeerKeep {
                     tiers: Arc::clone(&ways.tiers),
@@ -183,7 +182,8 @@ impl ReadPath {
                 };
                 let transport =
                     PeerTransport::new(Arc::clone(&ways), cluster, home.clone(), plans.clone());
-                let peer = fetcher_config(config, MEMBER_ATTEMPTS_MAX, bytes);
+                let mut peer = fetcher_config(config, MEMBER_ATTEMPTS_MAX, bytes);
+                peer.engine.health.doubt = Some(doubt);
                 let peer =
                     Fetcher::new(transport, select, ExactLength, keep, peer).map_err(unfit)?;
                 peer.add_source(HOME, GroupId(HOME.0));
@@ -230,7 +230,18 @@ impl ReadPath {
         if change.is_empty() {
             return;
         }
-        cluster::apply(cluster, &before, &change, [&core.home, peer]);
+        cluster::apply(cluster, &before, &change, &core.home, peer);
+        for member in change.went.clone() {
+            if let Some(id) = before.id(&member) {
+                let core = Arc::downgrade(core);
+                tokio::spawn(async move {
+                    tokio::time::sleep(cluster::LEAVERS_KEPT).await;
+                    if let Some(core) = core.upgrade() {
+                        core.forget(&member, id);
+                    }
+                });
+            }
+        }
         let now = cluster.members();
         let live = now.view.members().len();
         tracing::info!(came = ?change.came, went = ?change.went, live, "members");
@@ -315,6 +326,16 @@ fn fetcher_config(config: &ReadConfig, cap: u32, bytes_max: u64) -> gannet::Conf
 }
 
 impl Core {
+    /// A member that has left has had its time.
+    fn forget(&self, member: &Member, id: SourceId) {
+        if let Some(cluster) = &self.ways.cluster
+            && cluster.members().id(member) != Some(id)
+        {
+            cluster.lost(member);
+            cluster::forget(cluster, &self.home, member, id);
+        }
+    }
+
     /// The version that this metadata describes.
     pub(crate) fn version(&self, name: &ObjectName, meta: &ObjectMeta) -> Arc<Version> {
         Arc::new(Version::new(

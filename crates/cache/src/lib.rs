@@ -9,6 +9,7 @@ mod core;
 pub mod edge;
 mod facade;
 mod failure;
+mod handover;
 mod judge;
 mod keep;
 mod key;

@@ -13,6 +13,7 @@ use crate::{
     core::{Core, Route},
     edge::backend::RequestContext,
     key::{CacheKey, ChunkKey, Version},
+    metrics::Tier,
     plans::DEMAND,
     readahead::window,
     tiers::FILE_BYTES_MIN,
@@ -281,6 +282,10 @@ impl ObjectReader {
                 self.span.set("gannet.tier", tier.name());
             }
             ways.metrics.hit(tier);
+            if tier == Tier::Disk {
+                // It may have been there since before the start.
+                ways.versions.note(&chunk.version);
+            }
             ways.tiers.promote(&place, tier, &blob);
             if self.files && within.end - within.start >= FILE_BYTES_MIN && blob.file().is_some() {
                 return Ok(Chunk::File(blob));

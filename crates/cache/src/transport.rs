@@ -146,8 +146,7 @@ impl Ways {
             (CacheKey::Chunk(chunk), source) => {
                 self.chunk(chunk, source, request, (guard, trace)).await
             }
-            (key, Source::Origin { origin, .. }) => self.question(key, origin, request).await,
-            (_, Source::Shared | Source::Member(_)) => Err(AttemptError::missing()),
+            (key, source) => self.question(key, source, request, trace).await,
         }
     }
 
@@ -183,10 +182,7 @@ impl Ways {
             }
             Source::Member(member) => {
                 let cluster = self.cluster.as_ref().ok_or_else(AttemptError::missing)?;
-                let asker = self.askers.of(Side::Home, request.fetch, &request.key);
-                let asker = Asker::within(asker, trace);
-                let held = cluster.ask_holder(&self.origin_id, chunk, member, request, asker);
-                let body = held.await?;
+                let body = cluster.held_chunk(self, member, request, trace).await?;
                 return Ok(chunk_answer(chunk, ChunkFrom::Holder, from_byte, body));
             }
             Source::Origin { origin, .. } => origin,
@@ -236,20 +232,45 @@ impl Ways {
         }
     }
 
-    /// Everything but chunks: one question, one answer.
+    /// Everything but chunks: one question, one answer. It is kept here, where it is known for how long
+    /// it is good: the origin's for as long as we believe answers, another member's for what is left of
+    /// that.
     async fn question(
         self: &Arc<Self>,
         key: &CacheKey,
-        index: usize,
+        source: Source,
         request: &Request<CacheKey, Reply>,
+        trace: Parent,
     ) -> Result<Answer<Reply>, AttemptError> {
         if request.stage == Stage::First
             && let Some(reply) = self.answered_meanwhile(key)
         {
             return Ok(Answer::whole(reply, Bytes::new()));
         }
-        let (origin, fetch) = (&self.origins[index], request.fetch);
-        let reply = match key {
+        let reply = match source {
+            // Only chunks are in the shared store.
+            Source::Shared => return Err(AttemptError::missing()),
+            Source::Member(member) => {
+                let cluster = self.cluster.as_ref().ok_or_else(AttemptError::missing)?;
+                cluster.held_answer(self, member, request, trace).await?
+            }
+            Source::Origin { origin, .. } => {
+                let reply = self.ask_origin(key, origin, request.fetch).await?;
+                self.keep(key, &reply, Duration::MAX);
+                reply
+            }
+        };
+        Ok(Answer::whole(reply, Bytes::new()))
+    }
+
+    async fn ask_origin(
+        self: &Arc<Self>,
+        key: &CacheKey,
+        index: usize,
+        fetch: FetchId,
+    ) -> Result<Reply, AttemptError> {
+        let origin = &self.origins[index];
+        Ok(match key {
             CacheKey::Head(name) => {
                 let mut call = self.call(index, OriginOp::Head);
                 let answer = self.answered(index, fetch, &mut call, origin.head(name).await)?;
@@ -273,8 +294,25 @@ impl Ways {
             CacheKey::Chunk(_) => {
                 return Err(AttemptError::failed(Fault::Local, "a chunk is no question"));
             }
-        };
-        Ok(Answer::whole(reply, Bytes::new()))
+        })
+    }
+
+    /// Keeps an answer, for so long and no longer than answers of its kind are believed.
+    pub(crate) fn keep(&self, key: &CacheKey, reply: &Reply, fresh: Duration) {
+        match (key, reply) {
+            (CacheKey::Head(name), Reply::Head(known)) => self.meta.insert(name, known, fresh),
+            (CacheKey::List(query), Reply::List(Ok(page))) => {
+                self.listings.keep_page(query, page, fresh);
+            }
+            (CacheKey::Buckets, Reply::Buckets(Ok(buckets))) => {
+                self.listings.keep_buckets(buckets, fresh);
+            }
+            (CacheKey::Bucket(bucket), Reply::Bucket(answer)) => {
+                self.listings.keep_bucket(bucket, answer, fresh);
+            }
+            // A listing that was refused is asked for again.
+            _ => {}
+        }
     }
 
     /// Another fetch of the same key may have ended between the caller's look into the cache and this

@@ -67,7 +67,7 @@ impl ReadPath {
     }
 
     /// Drops what is known of the objects under a prefix, the listings of their bucket, and the chunks
-    /// of the versions that were known or of which chunks were stored since the start.
+    /// of the versions that were known or of which chunks were stored, or read from disk, since the start.
     ///
     /// # Errors
     /// A store that fails; what is known is dropped all the same, and purging again goes on.

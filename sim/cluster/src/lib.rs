@@ -34,6 +34,8 @@ pub const SUBJECT: Subject = Subject {
         "not here",
         "not coordinator",
         "holder served",
+        "leaver kept",
+        "leaver lost",
         "relayed while receiving",
         "stood in",
         "own home",

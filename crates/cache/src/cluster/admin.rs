@@ -128,6 +128,30 @@ impl Cluster {
         None
     }
 
+    /// Has the member that follows us as a chunk's coordinator fetch it from us. Whether it has it then;
+    /// it may also know better.
+    ///
+    /// # Errors
+    /// It cannot be reached.
+    pub(crate) async fn hand_over(
+        &self,
+        origin: &str,
+        chunk: &ChunkKey,
+        heir: &Member,
+    ) -> Result<bool, String> {
+        let ask = Ask {
+            asker: self.me().clone(),
+            role: Role::Holder,
+            failed: Vec::new(),
+        };
+        let what = What::of(&CacheKey::Chunk(chunk.clone()), origin, None);
+        let question = Question::new(&ask, what, 0, "hand-over");
+        let body = Bytes::from(serde_json::to_vec(&question).unwrap_or_default());
+        let (status, _) = self.tell(heir, WARM, body, PATIENCE).await?;
+        tracing::debug!(?chunk, ?heir, %status, "handed over");
+        Ok(status == StatusCode::OK)
+    }
+
     async fn tell(
         &self,
         member: &Member,

@@ -11,13 +11,13 @@ use super::{
     message::{Question, Refusal, Refused, What},
     metrics::Asked,
     seal::{Seal, Unread},
-    under_way::{Entered, Receiving},
+    under_way::{Entered, Heard, Receiving},
 };
 use crate::{
-    askers::Asker,
-    key::{CacheKey, ChunkKey},
-    traces::{self, Span},
-    transport::Reply,
+    askers::{Asker, Side},
+    key::CacheKey,
+    traces::{self, Parent, Span},
+    transport::{Reply, Ways},
     types::ObjectError,
 };
 use bytes::Bytes;
@@ -31,7 +31,7 @@ use gannet_link::LinkError;
 use http::StatusCode;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, future::Future, pin::pin, sync::Arc, time::Duration};
 
 /// The path of a question.
 pub(super) const ASK: &str = "/gannet/1/ask";
@@ -41,37 +41,70 @@ const SILENT: &str = "silent for too long";
 const REFUSAL_BYTES_MAX: usize = 1024;
 
 impl Cluster {
-    /// Asks the member that coordinated a chunk before us for it, if it holds it. One that does not is
-    /// quick to say so, and one that does sends without waiting for anybody.
-    pub(crate) async fn ask_holder(
+    /// The bytes of a chunk that a member has, which coordinated it before us.
+    pub(crate) async fn held_chunk(
         self: &Arc<Self>,
-        origin: &str,
-        chunk: &ChunkKey,
-        member: SourceId,
+        ways: &Ways,
+        source: SourceId,
         request: &Request<CacheKey, Reply>,
-        asker: Asker,
+        trace: Parent,
     ) -> Result<ByteStream, AttemptError> {
-        let member = self.members().by_id(member).cloned();
-        let member = member.ok_or_else(AttemptError::missing)?;
-        let key = CacheKey::Chunk(chunk.clone());
-        // What we wait for here is a copy that is held: no relay may wait for us on its account.
-        let entered = Receiving::default().enter(&key);
-        let mut asking = Asking::new(
-            Arc::clone(self),
-            origin,
-            &key,
-            request.from_byte,
-            (member, Role::Holder),
-            (asker, request.heartbeat.clone()),
-            entered,
-        );
-        match asking.next().await? {
-            Some(Event::Head(Head::Chunk { .. })) => {}
-            _ => return Err(AttemptError::failed(Fault::Malformed, "no head")),
+        let (head, asking) = self.ask_holder(ways, source, request, trace).await?;
+        if !matches!(head, Head::Chunk { .. }) {
+            return Err(AttemptError::failed(Fault::Malformed, "no head of a chunk"));
         }
         Ok(Box::pin(
             pieces(asking).map(|item| item.map_err(AttemptError::from)),
         ))
+    }
+
+    /// The answer to a question that a member has, which coordinated it before us. It is kept.
+    pub(crate) async fn held_answer(
+        self: &Arc<Self>,
+        ways: &Ways,
+        source: SourceId,
+        request: &Request<CacheKey, Reply>,
+        trace: Parent,
+    ) -> Result<Reply, AttemptError> {
+        let (head, _) = self.ask_holder(ways, source, request, trace).await?;
+        head.learn(&request.key, ways)
+    }
+
+    /// Asks a member for what it may hold. One that does not is quick to say so, and one that does sends
+    /// without waiting for anybody.
+    async fn ask_holder(
+        self: &Arc<Self>,
+        ways: &Ways,
+        source: SourceId,
+        request: &Request<CacheKey, Reply>,
+        trace: Parent,
+    ) -> Result<(Head, Asking), AttemptError> {
+        let key = &request.key;
+        let asker = Asker::within(ways.askers.of(Side::Home, request.fetch, key), trace);
+        let member = self.members().by_id(source).cloned();
+        let member = member.ok_or_else(AttemptError::missing)?;
+        // What we wait for here is a copy that is held: no relay may wait for us on its account.
+        let entered = Receiving::default().enter(key);
+        let mut asking = Asking::new(
+            Arc::clone(self),
+            &ways.origin_id,
+            key,
+            request.from_byte,
+            (member.clone(), Role::Holder),
+            (asker, request.heartbeat.clone()),
+            entered,
+        );
+        let first = asking.next().await.map_err(|error| {
+            if matches!(&error, AskError::Way(way) if matches!(way.end, End::Failed(_))) {
+                // It stays for a while after it has left, and then it is gone.
+                self.lost(&member);
+            }
+            AttemptError::from(error)
+        });
+        match first? {
+            Some(Event::Head(head)) => Ok((head, asking)),
+            _ => Err(AttemptError::failed(Fault::Malformed, "no head")),
+        }
     }
 }
 
@@ -139,6 +172,8 @@ pub(super) struct Asking {
     /// Whether it has brought bytes.
     brought: bool,
     role: Role,
+    /// For how long it may be silent yet while other answers go on.
+    lenience: Duration,
     over: bool,
 }
 
@@ -149,6 +184,7 @@ struct Arriving {
     /// Of the question that it answers.
     span: Span,
     bytes: u64,
+    heard: Heard,
 }
 
 impl Asking {
@@ -178,6 +214,7 @@ impl Asking {
             answer: None,
             brought: false,
             role,
+            lenience: cluster.pace.lenience(),
             over: false,
             cluster,
         }
@@ -317,22 +354,59 @@ impl Asking {
         }
     }
 
+    /// Waits for whoever was asked, for as long as it may be silent. If other answers of it go on
+    /// meanwhile, it is not lost, but has much to do, or we have: then for as long again, in all.
+    async fn patiently<T>(
+        &self,
+        lenience: &mut Duration,
+        heard: &Heard,
+        waited: impl Future<Output = T>,
+    ) -> Option<T> {
+        let (beat, patience) = (self.cluster.pace.beat(), self.patience());
+        let mut waited = pin!(waited);
+        let mut silent = Duration::ZERO;
+        loop {
+            let look = beat.min(patience.saturating_sub(silent));
+            let now = self.cluster.now();
+            if let Ok(came) = tokio::time::timeout(look, &mut waited).await {
+                return Some(came);
+            }
+            silent += look;
+            // Who serves what others bring is silent when they are; and a holder has but to send.
+            let begins = matches!(self.role, Role::Coordinator | Role::StandIn);
+            if begins && !self.errand.is_referred() && heard.since(now) && *lenience >= look {
+                *lenience -= look;
+                silent = Duration::ZERO;
+                self.heartbeat.beat();
+            }
+            if silent >= patience {
+                return None;
+            }
+        }
+    }
+
     /// The next frame of the answer that is being read.
     async fn frame(&mut self) -> Result<Frame, AttemptError> {
-        let patience = self.patience();
-        let Some(answer) = &mut self.answer else {
+        let Some(mut answer) = self.answer.take() else {
             return Err(AttemptError::failed(Fault::Local, "nobody was asked"));
         };
-        let frame = match tokio::time::timeout(patience, answer.frame()).await {
-            Ok(frame) => frame,
-            Err(_) => Err(AttemptError::failed(Fault::TimedOut, SILENT)),
+        let mut lenience = self.lenience;
+        let heard = answer.heard.clone();
+        let frame = self
+            .patiently(&mut lenience, &heard, answer.frame(&self.cluster))
+            .await;
+        self.lenience = match &frame {
+            Some(Ok(_)) => self.cluster.pace.lenience(),
+            _ => lenience,
         };
+        let frame = frame.unwrap_or_else(|| Err(AttemptError::failed(Fault::TimedOut, SILENT)));
         if let Err(error) = &frame
             && error.end == End::Failed(Fault::Malformed)
         {
             tracing::warn!(member = ?self.errand.at(), detail = %error.detail, "a corrupt answer");
             self.cluster.metrics.asked(Asked::Corrupt);
         }
+        self.answer = Some(answer);
         frame
     }
 
@@ -395,29 +469,35 @@ impl Asking {
         }
     }
 
-    async fn post(&self, member: &Member, question: &Question) -> Result<Asks, AttemptError> {
-        // Nobody can send us to where no member is.
-        if !self.cluster.is_member(member) {
+    async fn post(&mut self, member: &Member, question: &Question) -> Result<Asks, AttemptError> {
+        // Nobody can send us to where no member is. Whom we take for a holder may have left.
+        if !self.cluster.is_member(member) && self.role != Role::Holder {
             return Err(AttemptError::failed(Fault::Local, "not a member"));
         }
         let body = serde_json::to_vec(question)
             .map_err(|error| AttemptError::failed(Fault::Local, error.to_string()))?;
         let secret = self.cluster.credentials.binding();
         let (key, seal) = (answer_key(&secret, &body), Seal::new(&secret, ASK, &body));
+        let heard = self.cluster.heard(member);
         let posted = self
             .cluster
             .links
             .post(member.address(), ASK, Bytes::from(body));
-        let Ok(posted) = tokio::time::timeout(self.patience(), posted).await else {
+        let mut lenience = self.lenience;
+        let posted = self.patiently(&mut lenience, &heard, posted).await;
+        self.lenience = lenience;
+        let Some(posted) = posted else {
             return Err(AttemptError::failed(Fault::TimedOut, SILENT));
         };
         let answer = posted.map_err(|error| link_error(&error))?;
+        heard.note(self.cluster.now());
         match answer.status() {
             StatusCode::OK => Ok(Asks::Frames(Arriving {
                 body: answer.into_body(),
                 decoder: Decoder::new(key),
                 span: Span::default(),
                 bytes: 0,
+                heard,
             })),
             StatusCode::CONFLICT => {
                 let read = seal.read(answer, REFUSAL_BYTES_MAX).await;
@@ -472,7 +552,7 @@ impl Arriving {
         self.span.outcome(outcome);
     }
 
-    async fn frame(&mut self) -> Result<Frame, AttemptError> {
+    async fn frame(&mut self, cluster: &Cluster) -> Result<Frame, AttemptError> {
         loop {
             match self.decoder.next() {
                 Ok(Some(frame)) => return Ok(frame),
@@ -483,6 +563,7 @@ impl Arriving {
             }
             match self.body.frame().await {
                 Some(Ok(frame)) => {
+                    self.heard.note(cluster.now());
                     if let Ok(bytes) = frame.into_data() {
                         self.decoder.push(bytes);
                     }

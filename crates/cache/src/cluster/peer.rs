@@ -5,7 +5,6 @@
 
 use super::{
     Cluster, HOME, WORDS_TTL,
-    answer::{Bucket, Head, Trouble},
     ask::{AskError, Asking, Event, pieces},
     under_way::Entered,
 };
@@ -133,7 +132,7 @@ impl Peer {
         let (member, is_first) = {
             let first = match members.view.through(key.placement()) {
                 Through::Members { first, .. } => Some(first),
-                Through::Nobody { .. } => None,
+                Through::Nobody => None,
             };
             let member = members.by_id(request.source).cloned();
             let is_first = member.as_ref() == first;
@@ -180,7 +179,7 @@ impl Peer {
             return Err(AttemptError::failed(Fault::Malformed, "no head"));
         };
         let CacheKey::Chunk(chunk) = key else {
-            let reply = self.learn(key, head);
+            let reply = head.learn(key, &self.ways);
             return reply.map(|reply| Answer::whole(reply, Bytes::new()));
         };
         let peer = Arc::clone(self);
@@ -296,52 +295,6 @@ impl Peer {
             self.ways.meta.drop_version(&version.name, &version.etag);
             self.cluster.gone(&version.name, &version.etag);
         }
-    }
-
-    /// Keeps an answer for as long as it is good, and gives it.
-    fn learn(&self, key: &CacheKey, head: Head) -> Result<Reply, AttemptError> {
-        let malformed = || AttemptError::failed(Fault::Malformed, "an answer to another question");
-        let object = |trouble: Trouble| ObjectError::from(trouble);
-        let fresh = |ms: u64| Duration::from_millis(ms);
-        Ok(match (key, head) {
-            (CacheKey::Head(name), Head::Object { answer, fresh_ms }) => {
-                let known = match answer {
-                    Ok(meta) => Ok(Arc::new(meta.read().ok_or_else(malformed)?)),
-                    Err(trouble) => Err(object(trouble)),
-                };
-                self.ways.meta.insert_for(name, &known, fresh(fresh_ms));
-                Reply::Head(known)
-            }
-            (CacheKey::List(query), Head::List { answer, fresh_ms }) => Reply::List(match answer {
-                Ok(page) => {
-                    let page = Arc::new(page.read().ok_or_else(malformed)?);
-                    let listings = &self.ways.listings;
-                    listings.keep_page_for(query, &page, fresh(fresh_ms));
-                    Ok(page)
-                }
-                Err(trouble) => Err(object(trouble)),
-            }),
-            (CacheKey::Buckets, Head::Buckets { answer, fresh_ms }) => {
-                Reply::Buckets(match answer {
-                    Ok(buckets) => {
-                        let buckets = buckets.into_iter().map(Bucket::read);
-                        let buckets: Option<Arc<[_]>> = buckets.collect();
-                        let buckets = buckets.ok_or_else(malformed)?;
-                        let listings = &self.ways.listings;
-                        listings.keep_buckets_for(&buckets, fresh(fresh_ms));
-                        Ok(buckets)
-                    }
-                    Err(trouble) => Err(object(trouble)),
-                })
-            }
-            (CacheKey::Bucket(bucket), Head::Bucket { answer, fresh_ms }) => {
-                let answer = answer.map_err(object);
-                let listings = &self.ways.listings;
-                listings.keep_bucket_for(bucket, &answer, fresh(fresh_ms));
-                Reply::Bucket(answer)
-            }
-            _ => return Err(malformed()),
-        })
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
-use gannet_cluster::{Ask, Have, Reply as Says};
+use gannet_cluster::{Ask, Have, Reply as Says, Role};
 use gannet_link::Peer;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
@@ -187,6 +187,11 @@ async fn have(core: &Arc<Core>, cluster: &Arc<Cluster>, key: &CacheKey) -> Have 
             tiers.held(&place, chunk.len()).is_some()
                 || !core.ways.under_way.has(key)
                     && tiers.open_local(&place, chunk.len()).await.is_some()
+                    && {
+                        // It may have been there since before the start.
+                        core.ways.versions.note(&chunk.version);
+                        true
+                    }
         }
         key => core.ways.answered_meanwhile(key).is_some(),
     };
@@ -435,8 +440,9 @@ impl Serving {
     }
 }
 
+/// The first comes at once: where there is nothing to send yet, the asker is told that we are there.
 fn ticks(every: Duration) -> Interval {
-    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
+    let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     ticks
 }
@@ -457,10 +463,23 @@ async fn warm(
         return refuse(cluster, seal, Refused::NotCoordinator);
     };
     let asked = question.ask(|address| cluster.member(address));
-    let stands_in = asked.role == gannet_cluster::Role::StandIn;
-    let placement = CacheKey::Chunk(chunk.clone()).placement();
-    if !cluster.members().view.answers_for(placement, stands_in) {
-        return refuse(cluster, seal, Refused::NotCoordinator);
+    let key = CacheKey::Chunk(chunk.clone());
+    match asked.role {
+        // It hands over what it has, and is to be asked for it; the origin is not.
+        Role::Holder => {
+            let members = cluster.members();
+            let asker = members.holder(&asked.asker);
+            if cluster.is_leaving() || asker.is_none_or(|id| !members.holders(&key).contains(&id)) {
+                return refuse(cluster, seal, Refused::NotHere);
+            }
+        }
+        role => {
+            let stands_in = role == Role::StandIn;
+            let members = cluster.members();
+            if !members.view.answers_for(key.placement(), stands_in) {
+                return refuse(cluster, seal, Refused::NotCoordinator);
+            }
+        }
     }
     let context = RequestContext {
         request_id: question.request.as_str().into(),

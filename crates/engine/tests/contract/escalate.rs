@@ -2,6 +2,7 @@
 
 use crate::rig::*;
 use gannet_engine::*;
+use std::time::Duration;
 
 #[test]
 fn c05_escalates_in_the_widths_of_its_plan() {
@@ -141,6 +142,55 @@ fn c05_a_late_round_is_joined_by_the_next_and_the_loser_costs_nothing() {
     assert_eq!(rig.source(first.source).health, Health::Healthy);
     let counters = rig.engine.counters();
     assert_eq!((counters.hedges, counters.hedges_won), (1, 1));
+}
+
+#[test]
+fn c05_whoever_was_last_heard_of_by_a_fault_is_joined_sooner_until_it_gives_a_sign() {
+    let plan = || Plan {
+        hedge: Some(Hedge::After(ms(200))),
+        ..Plan::default()
+    };
+    let check = |doubt: Option<Duration>, answers: bool, expected: u64| {
+        let mut rig = Rig::new(Config {
+            health: HealthConfig {
+                doubt,
+                ..config().health
+            },
+            ..config()
+        });
+        for n in [1, 2] {
+            rig.source_up(n);
+        }
+        let ask = |rig: &mut Rig, waiter: u64| {
+            rig.want(waiter, waiter as u32, ranked(plan()));
+            let fetch = rig.selects()[0];
+            rig.rank(fetch, &[1, 2]);
+            rig.start()
+        };
+        let failed = ask(&mut rig, 1);
+        assert_eq!(failed.source, 1);
+        rig.fail(failed.attempt);
+        let other = rig.start();
+        rig.complete(other.attempt, 10);
+        rig.wait(secs(60));
+        let again = ask(&mut rig, 2);
+        assert_eq!(again.source, 1, "its back-off is over");
+        if answers {
+            rig.wait(ms(1));
+            rig.feed(Input::Heartbeat {
+                attempt: again.attempt,
+            });
+        }
+        rig.wait(ms(expected - 1));
+        rig.no_start();
+        rig.wait(ms(2));
+        let joined = rig.start();
+        assert_eq!((joined.source, joined.stage), (2, Stage::Hedge));
+    };
+    check(None, false, 200);
+    check(Some(ms(20)), false, 20);
+    check(Some(ms(20)), true, 200);
+    check(Some(ms(300)), false, 200);
 }
 
 #[test]
