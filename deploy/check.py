@@ -21,7 +21,10 @@ OLDEST, NEWEST = "1.30", kubernetes_validate.latest_version()
 FOREIGN = {"Issuer", "Certificate"}
 # What Prometheus adds, and what every histogram has.
 LABELS_OF_ALL = {"job", "namespace", "instance", "le"}
+# What an end takes beside the pauses and drains that are set: commits, the last spans, and a few seconds to spare.
 COMMITS_S = 10
+SPANS_S = 5
+SLACK_S = 5
 
 wrong = []
 
@@ -39,7 +42,8 @@ def rows(document):
             yield [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
 
 
-SETTINGS = {cells[0].strip("`") for cells in rows("CONFIG.md")}
+# Each setting, with its default.
+SETTINGS = {cells[0].strip("`"): cells[2].strip("`") for cells in rows("CONFIG.md") if len(cells) > 2}
 # Each metric, with its labels.
 METRICS = {
     cells[0].strip("`"): set(re.findall(r"`(\w+)`", cells[1]))
@@ -59,6 +63,14 @@ def seconds(text):
 def size(text):
     number, unit = re.fullmatch(r"(\d+)(Gi|GiB)", text).groups()
     return int(number) << 30
+
+
+def end_s(settings):
+    """How long a member may take to end: new clients are still taken for `notice`, then come the drains
+    of clients and of other members, then commits, and the last spans.
+    """
+    of = {**SETTINGS, **settings}
+    return seconds(of["notice"]) + 2 * seconds(of["drain"]) + COMMITS_S + SPANS_S + SLACK_S
 
 
 # Manifests
@@ -153,9 +165,11 @@ def manifest(what, overlay, components, resources):
     reached = [port["port"] for rule in one("NetworkPolicy")["spec"]["ingress"] for port in rule["ports"]]
     check(sorted(reached) == sorted(ports), f"{what}: the network policy speaks of {reached}")
 
-    # The drain is of clients first, then of other members; then come commits.
-    needed = container["lifecycle"]["preStop"]["sleep"]["seconds"] + 2 * seconds(settings["drain"]) + COMMITS_S
-    check(pod["terminationGracePeriodSeconds"] > needed, f"{what}: it is killed before its {needed} s are over")
+    # Also where one of them is set for the container alone.
+    for name in ("notice", "drain"):
+        settings[name] = env.get(f"GANNET_{name.upper()}") or settings.get(name) or SETTINGS[name]
+    needed = container["lifecycle"]["preStop"]["sleep"]["seconds"] + end_s(settings)
+    check(pod["terminationGracePeriodSeconds"] >= needed, f"{what}: it is killed before its {needed} s are over")
     memory = size(env.get("GANNET_MEMORY_MAX") or settings["memory-max"])
     limit = size(container["resources"]["limits"]["memory"])
     check(limit >= memory + (1 << 30), f"{what}: no memory is left beside that for chunks")
@@ -202,6 +216,14 @@ def manifest(what, overlay, components, resources):
         check(certificate["secretName"] == secret, f"{what}: the certificate is put elsewhere")
         check(env["GANNET_CLUSTER_SAN"] in certificate["dnsNames"], f"{what}: the certificate has another name")
         check({"client auth", "server auth"} <= set(certificate["usages"]), f"{what}: usages")
+
+
+def unit():
+    """systemd's unit, with the settings as they are by default."""
+    text = (ROOT / "packaging/gannet.service").read_text()
+    (stop,) = re.findall(r"^TimeoutStopSec=(\w+)$", text, re.M)
+    needed = end_s({})
+    check(seconds(stop) >= needed, f"gannet.service: it is killed before its {needed} s are over")
 
 
 # Alerts and the dashboard
@@ -319,6 +341,7 @@ def documents():
 
 
 manifests()
+unit()
 counts = (alerts(), dashboard(), documents())
 for text in wrong:
     print(f"check-deploy: {text}", file=sys.stderr)

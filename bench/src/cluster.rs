@@ -6,6 +6,7 @@ mod group;
 mod joiner;
 mod size;
 mod stampede;
+mod store;
 
 use crate::{peers::Run, report::Section};
 
@@ -22,6 +23,7 @@ pub(crate) async fn run(run: &Run) -> Section {
          byte.",
     );
     stampede::run(run, &mut section).await;
+    store::run(run, &mut section).await;
     size::run(run, &mut section).await;
     joiner::run(run, &mut section).await;
     death::run(run, &mut section).await;

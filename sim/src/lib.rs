@@ -6,7 +6,8 @@
 //! ARCHITECTURE.md after every step. [`fairness`] saturates an engine and counts shares.
 //!
 //! The drop-ins for peer-to-peer hosts run in a simulation of their own, `gannet-sim-p2p`, which shares
-//! the [`rng`], the [`trace`] and what [`run`] knows of seeds and panics.
+//! the [`rng`], the [`trace`] and what [`run`] knows of seeds and panics; so does the cluster's,
+//! `gannet-sim-cluster`. What these two have in common besides is [`subject`] and, on the command line, [`seeds`].
 //!
 //! Guarantees: the same seed gives the same run, byte for byte; no clock, thread or hash order plays
 //! a part. Not for timing anything.
@@ -19,7 +20,9 @@ pub mod ledger;
 pub mod oracle;
 pub mod rng;
 pub mod run;
+pub mod seeds;
 pub mod source;
+pub mod subject;
 pub mod trace;
 pub mod truth;
 pub mod world;

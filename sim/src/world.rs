@@ -350,9 +350,14 @@ fn config(rng: &mut Rng, len_max: u64, n_sources: u64) -> Config {
             probe_interval: ms(rng, 1000, 10_000),
             busy_pause: ms(rng, 50, 1000),
             pause_max: ms(rng, 2000, 20_000),
+            doubt: None,
         },
         ..Config::default()
     };
+    // Drawn with the rest: seeds go on meaning what they meant.
+    if config.health.dead_after.is_multiple_of(2) {
+        config.health.doubt = Some(config.health.busy_pause / 4);
+    }
     // A body of the largest plan always fits, or its key could never be fetched.
     if rng.permille(300) {
         config.bytes_max = 4 * len_max * rng.range(1, 3);

@@ -71,7 +71,12 @@ impl Aheads {
             core.ways.metrics.read_ahead();
             tracing::debug!(request = %context.request_id, chunk = ?key, "read ahead");
             let wanted = CacheKey::Chunk(key.clone());
-            let _asking = core.ways.askers.enter(&wanted, &context.request_id);
+            let mut span = context.trace.fetch(&wanted);
+            span.set("gannet.ahead", true);
+            let _asking = core
+                .ways
+                .askers
+                .enter(&wanted, &context.request_id, &mut span);
             let (fetcher, plans) = core.fetcher(&wanted, Route::Client);
             let fetch = fetcher
                 .fetch(wanted)

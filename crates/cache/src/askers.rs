@@ -4,7 +4,11 @@
 //! Kept for as long as somebody waits for the key, and a while for each fetch, since a body may be
 //! resumed after everybody has had the first byte. Nothing but logs and a header hangs on it.
 
-use crate::{key::CacheKey, ttl::TtlMap};
+use crate::{
+    key::CacheKey,
+    traces::{Parent, Span},
+    ttl::TtlMap,
+};
 use gannet::engine::FetchId;
 use std::{
     collections::HashMap,
@@ -19,16 +23,43 @@ const FETCH_TTL: Duration = Duration::from_secs(300);
 /// Who waits for what.
 #[derive(Debug)]
 pub(crate) struct Askers {
-    waiting: Arc<Mutex<HashMap<CacheKey, Asker>>>,
-    fetches: TtlMap<FetchId, Arc<str>>,
+    waiting: Arc<Mutex<HashMap<CacheKey, Waiting>>>,
+    fetches: TtlMap<(Side, FetchId), Asker>,
+}
+
+/// Which fetcher a fetch is one of: each counts its own from one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Side {
+    Home,
+    Peer,
+}
+
+/// For whom something is fetched.
+#[derive(Clone, Debug)]
+pub(crate) struct Asker {
+    /// The client's request.
+    pub(crate) request: Arc<str>,
+    /// The span that waits for it; that of the first who is traced, where the first is not.
+    pub(crate) trace: Parent,
+}
+
+impl Asker {
+    /// The same with what is done from here on under this span.
+    pub(crate) fn within(asker: Option<Self>, trace: Parent) -> Self {
+        let request = asker.map(|asker| asker.request);
+        Self {
+            request: request.unwrap_or_else(|| "-".into()),
+            trace,
+        }
+    }
 }
 
 #[derive(Debug)]
-struct Asker {
-    first: Arc<str>,
+struct Waiting {
+    first: Asker,
     waiting: u32,
     /// The fetch under way for the key, once an attempt of it has begun.
-    fetch: Option<FetchId>,
+    fetch: Option<(Side, FetchId)>,
 }
 
 impl Askers {
@@ -40,17 +71,29 @@ impl Askers {
     }
 
     /// Notes that a request waits for a key, until what is returned is dropped.
-    pub(crate) fn enter(&self, key: &CacheKey, request: &Arc<str>) -> Asking {
+    ///
+    /// What is done for the key hangs under the span of the first who waits and is traced; those of
+    /// others are linked to it.
+    pub(crate) fn enter(&self, key: &CacheKey, request: &Arc<str>, span: &mut Span) -> Asking {
         let mut map = lock(&self.waiting);
-        let asker = map.entry(key.clone()).or_insert_with(|| Asker {
-            first: Arc::clone(request),
+        let asker = map.entry(key.clone()).or_insert_with(|| Waiting {
+            first: Asker {
+                request: Arc::clone(request),
+                trace: span.parent(),
+            },
             waiting: 0,
             fetch: None,
         });
         asker.waiting += 1;
         if asker.waiting > 1 {
-            let fetch = asker.fetch.map(|fetch| fetch.0);
-            tracing::debug!(%request, first = %asker.first, fetch, ?key, "waits with another");
+            let fetch = asker.fetch.map(|(_, fetch)| fetch.0);
+            tracing::debug!(%request, first = %asker.first.request, fetch, ?key, "waits with another");
+            span.set("gannet.coalesced", true);
+            if asker.first.trace.is_on() {
+                span.link(&asker.first.trace);
+            } else {
+                asker.first.trace = span.parent();
+            }
         }
         Asking {
             waiting: Arc::clone(&self.waiting),
@@ -59,7 +102,8 @@ impl Askers {
     }
 
     /// For whom this fetch is: the first that asked for its key.
-    pub(crate) fn of(&self, fetch: FetchId, key: &CacheKey) -> Option<Arc<str>> {
+    pub(crate) fn of(&self, side: Side, fetch: FetchId, key: &CacheKey) -> Option<Asker> {
+        let fetch = (side, fetch);
         if let Some(known) = self.fetches.get(&fetch) {
             return Some(known.value);
         }
@@ -67,9 +111,9 @@ impl Askers {
             let mut map = lock(&self.waiting);
             let asker = map.get_mut(key)?;
             asker.fetch = Some(fetch);
-            Arc::clone(&asker.first)
+            asker.first.clone()
         };
-        self.fetches.insert(fetch, Arc::clone(&first), 1, FETCH_TTL);
+        self.fetches.insert(fetch, first.clone(), 1, FETCH_TTL);
         Some(first)
     }
 }
@@ -77,7 +121,7 @@ impl Askers {
 /// A request that waits.
 #[derive(Debug)]
 pub(crate) struct Asking {
-    waiting: Arc<Mutex<HashMap<CacheKey, Asker>>>,
+    waiting: Arc<Mutex<HashMap<CacheKey, Waiting>>>,
     key: CacheKey,
 }
 
@@ -94,8 +138,8 @@ impl Drop for Asking {
 }
 
 fn lock(
-    map: &Mutex<HashMap<CacheKey, Asker>>,
-) -> std::sync::MutexGuard<'_, HashMap<CacheKey, Asker>> {
+    map: &Mutex<HashMap<CacheKey, Waiting>>,
+) -> std::sync::MutexGuard<'_, HashMap<CacheKey, Waiting>> {
     map.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -103,23 +147,43 @@ fn lock(
 mod tests {
     use super::*;
 
+    fn request(asker: Option<Asker>) -> Option<String> {
+        asker.map(|asker| asker.request.as_ref().to_owned())
+    }
+
     #[tokio::test]
     async fn the_first_asker_stands_for_the_fetch() {
         let askers = Askers::new();
         let key = CacheKey::Bucket("b".into());
-        assert_eq!(askers.of(FetchId(1), &key), None);
-        let one = askers.enter(&key, &"one".into());
-        let two = askers.enter(&key, &"two".into());
-        assert_eq!(askers.of(FetchId(1), &key).as_deref(), Some("one"));
+        assert_eq!(request(askers.of(Side::Home, FetchId(1), &key)), None);
+        let one = askers.enter(&key, &"one".into(), &mut Span::default());
+        let two = askers.enter(&key, &"two".into(), &mut Span::default());
+        assert_eq!(
+            request(askers.of(Side::Home, FetchId(1), &key)).as_deref(),
+            Some("one")
+        );
         drop(one);
-        assert_eq!(askers.of(FetchId(2), &key).as_deref(), Some("one"));
+        assert_eq!(
+            request(askers.of(Side::Home, FetchId(2), &key)).as_deref(),
+            Some("one")
+        );
         drop(two);
         assert!(lock(&askers.waiting).is_empty());
         assert_eq!(
-            askers.of(FetchId(1), &key).as_deref(),
+            request(askers.of(Side::Home, FetchId(1), &key)).as_deref(),
             Some("one"),
             "resumed"
         );
-        assert_eq!(askers.of(FetchId(3), &key), None);
+        assert_eq!(request(askers.of(Side::Home, FetchId(3), &key)), None);
+    }
+    #[tokio::test]
+    async fn two_fetchers_count_alike_and_are_told_apart() {
+        let askers = Askers::new();
+        let (a, b) = (CacheKey::Bucket("a".into()), CacheKey::Bucket("b".into()));
+        let _one = askers.enter(&a, &"one".into(), &mut Span::default());
+        let _two = askers.enter(&b, &"two".into(), &mut Span::default());
+        let of = |side, key| request(askers.of(side, FetchId(1), key));
+        assert_eq!(of(Side::Peer, &a).as_deref(), Some("one"));
+        assert_eq!(of(Side::Home, &b).as_deref(), Some("two"));
     }
 }

@@ -10,6 +10,9 @@
 //!
 //! A call that nobody waited for to its end counts as a failure if it had taken long by then: a store
 //! that hangs is as sick as one that refuses. After M. Nygard, "Release It!".
+//!
+//! A store that could not be tested at the start is shut off: nobody may try but the test itself
+//! (`proving.rs`), and a success closes the breaker as ever.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -27,8 +30,22 @@ const SLOW: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(crate) struct Breaker(Mutex<State>);
 
+/// How it stands with a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Well,
+    /// It has failed, and is left alone for a while.
+    Fails,
+    /// It could not be tested yet, and is left alone until it is.
+    Untested,
+    /// Its test has found that it must not be used.
+    Unfit,
+}
+
 #[derive(Debug, Default)]
 struct State {
+    /// Untested or unfit: nobody is let through.
+    shut: Option<Standing>,
     /// Failures of those who were let through while closed or half open, since the last success.
     failures: u32,
     until: Option<Instant>,
@@ -39,6 +56,9 @@ impl Breaker {
     /// Lets a call through, or not. What is returned wants to be told how it went.
     pub(crate) fn admit(&self) -> Option<Pass<'_>> {
         let mut state = self.lock();
+        if state.shut.is_some() {
+            return None;
+        }
         let tries = match state.until {
             None => false,
             Some(until) if until > Instant::now() || state.trying => return None,
@@ -53,9 +73,27 @@ impl Breaker {
         })
     }
 
-    /// Whether calls are let through, but for one that tries.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.lock().until.is_none()
+    /// Whether calls are let through, but for one that tries; and why not.
+    pub(crate) fn standing(&self) -> Standing {
+        let state = self.lock();
+        match (state.shut, state.until) {
+            (Some(shut), _) => shut,
+            (None, Some(_)) => Standing::Fails,
+            (None, None) => Standing::Well,
+        }
+    }
+
+    /// Lets nobody through from now on, until [`prove`](Self::prove).
+    pub(crate) fn shut(&self, unfit: bool) {
+        self.lock().shut = Some(match unfit {
+            true => Standing::Unfit,
+            false => Standing::Untested,
+        });
+    }
+
+    /// The store has passed its test: all are let through.
+    pub(crate) fn prove(&self) {
+        *self.lock() = State::default();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -124,15 +162,32 @@ mod tests {
         tokio::time::advance(Duration::from_secs(secs)).await;
     }
 
+    fn is_closed(breaker: &Breaker) -> bool {
+        breaker.standing() == Standing::Well
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_tries_what_is_untested() {
+        let breaker = Breaker::default();
+        for (unfit, standing) in [(false, Standing::Untested), (true, Standing::Unfit)] {
+            breaker.shut(unfit);
+            advance(600).await;
+            assert!(breaker.admit().is_none());
+            assert_eq!(breaker.standing(), standing);
+        }
+        breaker.prove();
+        assert!(is_closed(&breaker) && breaker.admit().is_some());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_failure_opens_and_a_success_closes() {
         let breaker = Breaker::default();
         breaker.admit().unwrap().well();
-        assert!(breaker.is_closed());
+        assert!(is_closed(&breaker));
         let (one, two) = (breaker.admit().unwrap(), breaker.admit().unwrap());
         one.failed();
         two.failed();
-        assert!(!breaker.is_closed() && breaker.admit().is_none());
+        assert!(!is_closed(&breaker) && breaker.admit().is_none());
         advance(5).await;
         let trying = breaker.admit().unwrap();
         assert!(breaker.admit().is_none(), "one at a time");
@@ -141,18 +196,18 @@ mod tests {
         assert!(breaker.admit().is_none(), "twice as long");
         advance(1).await;
         breaker.admit().unwrap().well();
-        assert!(breaker.is_closed() && breaker.admit().is_some());
+        assert!(is_closed(&breaker) && breaker.admit().is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_hangs_has_failed() {
         let breaker = Breaker::default();
         drop(breaker.admit().unwrap());
-        assert!(breaker.is_closed(), "given up at once: no sign of anything");
+        assert!(is_closed(&breaker), "given up at once: no sign of anything");
         let slow = breaker.admit().unwrap();
         advance(1).await;
         drop(slow);
-        assert!(!breaker.is_closed());
+        assert!(!is_closed(&breaker));
         advance(5).await;
         drop(breaker.admit().unwrap());
         assert!(breaker.admit().is_some(), "another may try");
@@ -167,6 +222,6 @@ mod tests {
         }
         let late = breaker.admit().unwrap();
         late.well();
-        assert!(breaker.is_closed());
+        assert!(is_closed(&breaker));
     }
 }

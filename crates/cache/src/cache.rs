@@ -1,7 +1,7 @@
 //! A cache from its start to its end: origins, stores, read path, edge and ops listener.
 //!
-//! The start fails as a whole or not at all: a store that does not pass its self-test, an address in
-//! use, an origin that cannot be opened. The end is in order: readiness goes first, so that nobody is
+//! The start fails as a whole or not at all: a store that is found to be unfit, an address in use, an
+//! origin that cannot be opened. The end is in order: readiness goes first, so that nobody is
 //! sent here any more; then the edge lets the requests under way finish, within its bound; then the
 //! fetches end, and what is complete is committed; the stores close last.
 
@@ -12,6 +12,8 @@ use crate::{
     edge::{self, Drained, Edge, backend::Backend},
     ops::{self, Ops},
     origin::{self, Origin, OriginSpec},
+    proving,
+    traces::{Exporter, Tracer},
 };
 use gannet_store::{BlobStore, DiskConfig, DiskStore, ObjectBlobStore, ObjectConfig};
 use std::{
@@ -68,6 +70,16 @@ impl Cache {
             Some(cluster) => Some(Joining::new(cluster, hedge_after)?),
             None => None,
         };
+        let (tracer, exporter) = match &config.traces {
+            Some(traces) => {
+                let cluster = joining.as_ref().map(|joining| &joining.cluster);
+                let instance = cluster.map(|cluster| cluster.me().address().to_owned());
+                let instance = instance.unwrap_or_else(|| edge_address.to_string());
+                let (tracer, exporter) = Exporter::start(traces, &instance)?;
+                (tracer, Some(exporter))
+            }
+            None => (Tracer::default(), None),
+        };
         let disk = match &config.disk {
             Some(tier) => Some(open_disk(tier).await?),
             None => None,
@@ -77,13 +89,25 @@ impl Cache {
             None => None,
         };
         let cluster = joining.as_ref().map(|joining| Arc::clone(&joining.cluster));
-        let path = ReadPath::new(&config.read, origins, disk, shared, cluster)?;
+        let store = shared
+            .as_ref()
+            .map(|(store, _)| Arc::clone(store) as Arc<dyn BlobStore>);
+        let path = ReadPath::new(&config.read, origins, disk, store, cluster, tracer.clone())?;
+        let proving = match shared {
+            Some((store, false)) => {
+                path.0.ways.tiers.breaker().shut(false);
+                let proving = tokio::spawn(proving::until_passed(store, path.clone()));
+                Some(AbortOnDrop(proving.abort_handle()))
+            }
+            _ => None,
+        };
         let drain_max = config.edge.limits.drain_max;
+        let hand_over_max = config.edge.limits.notice + drain_max;
         let node = match joining {
             Some(joining) => Some(joining.join(&path, drain_max).await?),
             None => None,
         };
-        let edge = Edge::new(config.edge, Arc::new(path.clone()))
+        let edge = Edge::traced(config.edge, Arc::new(path.clone()), tracer)
             .map_err(|error| CacheError::Edge(error.to_string()))?;
         let ops = Arc::new(Ops::new(path.clone(), edge.metrics(), config.ops_token));
         let ops_address = ops_listener.as_ref().map(|(_, address)| *address);
@@ -107,6 +131,9 @@ impl Cache {
             ops,
             ops_task,
             node,
+            exporter,
+            _proving: proving,
+            hand_over_max,
             stop,
             serving,
         })
@@ -124,6 +151,11 @@ pub struct RunningCache {
     ops: Arc<Ops>,
     ops_task: Option<AbortOnDrop>,
     node: Option<Node>,
+    exporter: Option<Exporter>,
+    /// Tests a shared store that could not be tested at the start.
+    _proving: Option<AbortOnDrop>,
+    /// For how long others may fetch what we hold, once we are to end.
+    hand_over_max: Duration,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<Drained>,
 }
@@ -167,13 +199,18 @@ impl RunningCache {
         }
         // Nobody listens only if serving has ended already.
         let _ = self.stop.send(());
-        let drained = self.serving.await.unwrap_or(Drained { cut: 0 });
+        // Whoever follows us fetches what we hold from us meanwhile.
+        let (drained, ()) = tokio::join!(self.serving, self.path.hand_over(self.hand_over_max));
+        let drained = drained.unwrap_or(Drained { cut: 0 });
         // Other members' questions last: who is sent to us still gets an answer, and once they have
         // theirs, nobody asks any more.
         if let Some(node) = self.node {
             node.shutdown().await;
         }
         self.path.shutdown(COMMIT_GRACE).await;
+        if let Some(exporter) = self.exporter {
+            exporter.shutdown().await;
+        }
         drop(self.ops_task);
         tracing::info!(cut = drained.cut, "shut down");
         drained
@@ -223,15 +260,17 @@ async fn open_disk(tier: &DiskTier) -> Result<Arc<dyn BlobStore>, CacheError> {
     Ok(Arc::new(store))
 }
 
-/// Opens the shared store; fails unless it has proved that it keeps the first of two copies.
-async fn open_shared(spec: &OriginSpec) -> Result<Arc<dyn BlobStore>, CacheError> {
+/// Opens the shared store; fails if it is found not to keep the first of two copies. Also whether it
+/// has proved that it does.
+async fn open_shared(spec: &OriginSpec) -> Result<(Arc<ObjectBlobStore>, bool), CacheError> {
     let client = spec.http_client()?;
     let objects = origin::object_store(spec, &client)?;
-    let store = ObjectBlobStore::open(objects, ObjectConfig::default()).await;
+    let store = ObjectBlobStore::untested(objects, ObjectConfig::default());
     let store = store.map_err(|error| CacheError::Store {
         which: "shared",
         error,
     })?;
-    tracing::info!(url = spec.url, "shared store open");
-    Ok(Arc::new(store))
+    let passed = proving::at_start(&store).await?;
+    tracing::info!(url = spec.url, passed, "shared store open");
+    Ok((Arc::new(store), passed))
 }

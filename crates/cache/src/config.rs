@@ -3,6 +3,7 @@
 use crate::{
     edge::EdgeConfig,
     origin::{OriginConfigError, OriginSpec},
+    traces::{TraceConfig, TraceConfigError},
 };
 use gannet_cluster::Member;
 use gannet_link::{CredentialFiles, LinkError};
@@ -49,6 +50,8 @@ pub struct CacheConfig {
     pub cluster: Option<ClusterConfig>,
     /// Bounds and times of the read path.
     pub read: ReadConfig,
+    /// Traces of requests, for an OpenTelemetry collector; none, if `None`.
+    pub traces: Option<TraceConfig>,
 }
 
 impl fmt::Debug for CacheConfig {
@@ -65,6 +68,7 @@ impl fmt::Debug for CacheConfig {
             .field("store", &self.store)
             .field("cluster", &self.cluster)
             .field("read", &self.read)
+            .field("traces", &self.traces)
             .finish()
     }
 }
@@ -240,6 +244,9 @@ pub enum CacheError {
     /// The cluster's members cannot be watched.
     #[error("cluster: {0}")]
     Members(#[from] MembersError),
+    /// Traces cannot be sent.
+    #[error(transparent)]
+    Traces(#[from] TraceConfigError),
     /// The edge cannot start.
     #[error("edge: {0}")]
     Edge(String),

@@ -24,13 +24,14 @@ use crate::{
     select::{HomeSelect, Source, Sources},
     throttle::{NewLimit, Throttle},
     tiers::Tiers,
+    traces::Tracer,
     transport::{Finals, OriginTransport, Reply, UnderWay, Ways},
     types::{ObjectError, ObjectMeta, ObjectName, SegmentStream},
     versions::Versions,
 };
 use gannet::{
     FetchError, Fetcher,
-    engine::{self, GroupId, Limits, Plan, Scope},
+    engine::{self, GroupId, Limits, Plan, Scope, SourceId},
 };
 use gannet_cluster::Member;
 use gannet_store::{BlobStore, MemoryConfig, MemoryStore};
@@ -95,6 +96,7 @@ impl ReadPath {
         disk: Option<Arc<dyn BlobStore>>,
         shared: Option<Arc<dyn BlobStore>>,
         cluster: Option<Arc<Cluster>>,
+        tracer: Tracer,
     ) -> Result<Self, CacheError> {
         config.validate()?;
         let Some(primary) = origins.first() else {
@@ -137,11 +139,10 @@ impl ReadPath {
             under_way: UnderWay::default(),
             askers: Askers::new(),
             finals: Finals::new(),
+            tracer,
         });
         let keep = Keep {
             tiers: Arc::clone(&ways.tiers),
-            meta: Arc::clone(&ways.meta),
-            listings: Arc::clone(&listings),
             versions: Arc::clone(&ways.versions),
         };
         // Where nobody is asked before the origin, the queue's time is over before the first try.
@@ -173,6 +174,7 @@ impl ReadPath {
         }
         let peer = match cluster {
             Some(cluster) => {
+                let doubt = cluster.pace().doubt();
                 let select = PeerSelect(Arc::clone(&cluster));
                 let keep = PeerKeep {
                     tiers: Arc::clone(&ways.tiers),
@@ -180,7 +182,8 @@ impl ReadPath {
                 };
                 let transport =
                     PeerTransport::new(Arc::clone(&ways), cluster, home.clone(), plans.clone());
-                let peer = fetcher_config(config, MEMBER_ATTEMPTS_MAX, bytes);
+                let mut peer = fetcher_config(config, MEMBER_ATTEMPTS_MAX, bytes);
+                peer.engine.health.doubt = Some(doubt);
                 let peer =
                     Fetcher::new(transport, select, ExactLength, keep, peer).map_err(unfit)?;
                 peer.add_source(HOME, GroupId(HOME.0));
@@ -227,7 +230,18 @@ impl ReadPath {
         if change.is_empty() {
             return;
         }
-        cluster::apply(cluster, &before, &change, [&core.home, peer]);
+        cluster::apply(cluster, &before, &change, &core.home, peer);
+        for member in change.went.clone() {
+            if let Some(id) = before.id(&member) {
+                let core = Arc::downgrade(core);
+                tokio::spawn(async move {
+                    tokio::time::sleep(cluster::LEAVERS_KEPT).await;
+                    if let Some(core) = core.upgrade() {
+                        core.forget(&member, id);
+                    }
+                });
+            }
+        }
         let now = cluster.members();
         let live = now.view.members().len();
         tracing::info!(came = ?change.came, went = ?change.went, live, "members");
@@ -312,6 +326,16 @@ fn fetcher_config(config: &ReadConfig, cap: u32, bytes_max: u64) -> gannet::Conf
 }
 
 impl Core {
+    /// A member that has left has had its time.
+    fn forget(&self, member: &Member, id: SourceId) {
+        if let Some(cluster) = &self.ways.cluster
+            && cluster.members().id(member) != Some(id)
+        {
+            cluster.lost(member);
+            cluster::forget(cluster, &self.home, member, id);
+        }
+    }
+
     /// The version that this metadata describes.
     pub(crate) fn version(&self, name: &ObjectName, meta: &ObjectMeta) -> Arc<Version> {
         Arc::new(Version::new(
@@ -400,9 +424,13 @@ impl Core {
         };
         let fetch = fetcher.fetch(key.clone()).plan(Arc::clone(plan));
         let fetch = fetch.priority(plans::QUESTION).owner(context.owner);
-        let _asking = self.ways.askers.enter(&key, &context.request_id);
-        let fetched = self.in_turn(&key, fetch.into_future()).await?;
-        Ok(fetched.meta)
+        let mut span = context.trace.fetch(&key);
+        let _asking = self.ways.askers.enter(&key, &context.request_id, &mut span);
+        let fetched = self.in_turn(&key, fetch.into_future()).await;
+        if let Err(error) = &fetched {
+            span.fail(error);
+        }
+        Ok(fetched?.meta)
     }
 
     /// Waits for what a fetch gives, but for its turn no longer than the queue's time.

@@ -8,6 +8,7 @@ use crate::{
     metrics::AnswerCache,
     origin::BoxFuture,
     readahead::steps_over,
+    traces::Parent,
     transport::Reply,
     types::{
         BucketEntry, ByteStream, ListPage, ListQuery, ObjectError, ObjectMeta, ObjectName, Segment,
@@ -116,6 +117,7 @@ impl Backend for ReadPath {
                 let nobody = RequestContext {
                     request_id: "-".into(),
                     owner: 0,
+                    trace: Parent::default(),
                 };
                 core.read_on(&version, &range, &nobody);
             }

@@ -9,6 +9,7 @@ mod core;
 pub mod edge;
 mod facade;
 mod failure;
+mod handover;
 mod judge;
 mod keep;
 mod key;
@@ -19,6 +20,7 @@ mod ops;
 pub mod origin;
 mod page;
 mod plans;
+mod proving;
 mod read;
 mod readahead;
 mod select;
@@ -26,6 +28,7 @@ mod select;
 mod tests;
 mod throttle;
 mod tiers;
+mod traces;
 mod transport;
 mod ttl;
 pub mod types;
@@ -39,6 +42,7 @@ pub use config::{
     ARRIVING_BYTES_FREE, CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, CacheConfig, CacheError, ClusterConfig,
     DiskTier, MembersFrom, ReadConfig,
 };
+pub use traces::{Parent as TraceParent, TraceConfig, TraceConfigError};
 /// Members, names and credentials of a cluster, as [`ClusterConfig`] takes them.
 pub use {
     gannet_cluster::Member,

@@ -54,18 +54,9 @@ impl Listings {
         self.pages.get(query).map(|found| found.value)
     }
 
-    pub(crate) fn keep_page(&self, query: &Arc<ListQuery>, page: &Arc<ListPage>) {
-        self.keep_page_for(query, page, self.ttl);
-    }
-
-    /// Keeps a page that another member had, for as long as that one would, and no longer than our
-    /// own; the same below.
-    pub(crate) fn keep_page_for(
-        &self,
-        query: &Arc<ListQuery>,
-        page: &Arc<ListPage>,
-        fresh: Duration,
-    ) {
+    /// Keeps a page for so long, as another member says that has it from the origin, and no longer than
+    /// we believe listings; the same below.
+    pub(crate) fn keep_page(&self, query: &Arc<ListQuery>, page: &Arc<ListPage>, fresh: Duration) {
         let (weight, ttl) = (weight(query, page), self.ttl.min(fresh));
         self.pages
             .insert(Arc::clone(query), Arc::clone(page), weight, ttl);
@@ -75,11 +66,7 @@ impl Listings {
         self.buckets.get(&()).map(|found| found.value)
     }
 
-    pub(crate) fn keep_buckets(&self, buckets: &Arc<[BucketEntry]>) {
-        self.keep_buckets_for(buckets, self.ttl);
-    }
-
-    pub(crate) fn keep_buckets_for(&self, buckets: &Arc<[BucketEntry]>, fresh: Duration) {
+    pub(crate) fn keep_buckets(&self, buckets: &Arc<[BucketEntry]>, fresh: Duration) {
         let ttl = self.ttl.min(fresh);
         self.buckets.insert((), Arc::clone(buckets), 1, ttl);
     }
@@ -89,11 +76,7 @@ impl Listings {
     }
 
     /// Keeps whether a bucket is there, unless the answer says nothing of it.
-    pub(crate) fn keep_bucket(&self, bucket: &Arc<str>, answer: &Result<(), ObjectError>) {
-        self.keep_bucket_for(bucket, answer, self.ttl);
-    }
-
-    pub(crate) fn keep_bucket_for(
+    pub(crate) fn keep_bucket(
         &self,
         bucket: &Arc<str>,
         answer: &Result<(), ObjectError>,
@@ -152,7 +135,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn pages_last_a_moment() {
         let listings = Listings::new(ListingConfig::default());
-        listings.keep_page(&query("b", "x"), &Arc::default());
+        listings.keep_page(&query("b", "x"), &Arc::default(), Duration::MAX);
         assert!(listings.page(&query("b", "x")).is_some());
         assert!(listings.page(&query("b", "y")).is_none());
         tokio::time::advance(Duration::from_secs(6)).await;
@@ -162,17 +145,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn buckets_are_remembered_only_when_that_is_sure() {
         let listings = Listings::new(ListingConfig::default());
-        listings.keep_bucket(&"a".into(), &Ok(()));
-        listings.keep_bucket(&"b".into(), &Err(ObjectError::NoSuchBucket));
-        listings.keep_bucket(&"c".into(), &Err(ObjectError::AccessDenied));
+        listings.keep_bucket(&"a".into(), &Ok(()), Duration::MAX);
+        listings.keep_bucket(&"b".into(), &Err(ObjectError::NoSuchBucket), Duration::MAX);
+        listings.keep_bucket(&"c".into(), &Err(ObjectError::AccessDenied), Duration::MAX);
         assert!(matches!(listings.bucket("a"), Some(Ok(()))));
         assert!(matches!(
             listings.bucket("b"),
             Some(Err(ObjectError::NoSuchBucket))
         ));
         assert!(listings.bucket("c").is_none());
-        listings.keep_page(&query("a", ""), &Arc::default());
-        listings.keep_page(&query("b", ""), &Arc::default());
+        listings.keep_page(&query("a", ""), &Arc::default(), Duration::MAX);
+        listings.keep_page(&query("b", ""), &Arc::default(), Duration::MAX);
         assert_eq!(listings.purge(Some("a")), 1);
         assert!(listings.bucket("a").is_none() && listings.bucket("b").is_some());
         assert_eq!(listings.purge(None), 1);

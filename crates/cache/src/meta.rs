@@ -65,14 +65,9 @@ impl MetaCache {
         self.map.young(name)
     }
 
-    /// Keeps an answer of the origin, unless it is of a kind that says nothing of the object.
-    pub(crate) fn insert(&self, name: &ObjectName, known: &Known) {
-        self.insert_for(name, known, Duration::MAX);
-    }
-
-    /// Keeps an answer that another member had from the origin, for as long as that one would, and no
-    /// longer than our own.
-    pub(crate) fn insert_for(&self, name: &ObjectName, known: &Known, fresh: Duration) {
+    /// Keeps an answer of the origin, unless it is of a kind that says nothing of the object: for so
+    /// long, as another member says that has it from there, and no longer than we believe answers.
+    pub(crate) fn insert(&self, name: &ObjectName, known: &Known, fresh: Duration) {
         if let Some(ttl) = self.ttl(known) {
             let weight = weight(name, known);
             self.map
@@ -168,19 +163,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn good_and_bad_answers_last_as_long_as_they_should() {
         let cache = MetaCache::new(MetaConfig::default());
-        cache.insert(&name("here"), &meta("\"1\""));
-        cache.insert(&name("absent"), &Err(ObjectError::NoSuchKey));
+        cache.insert(&name("here"), &meta("\"1\""), Duration::MAX);
+        cache.insert(&name("absent"), &Err(ObjectError::NoSuchKey), Duration::MAX);
         cache.insert(
             &name("blob"),
             &Err(ObjectError::Unsupported("page blob".into())),
+            Duration::MAX,
         );
-        cache.insert(&name("bare"), &Err(ObjectError::MissingEtag));
+        cache.insert(&name("bare"), &Err(ObjectError::MissingEtag), Duration::MAX);
         for passing in [
             ObjectError::Unavailable("x".into()),
             ObjectError::SlowDown("x".into()),
             ObjectError::AccessDenied,
         ] {
-            cache.insert(&name("passing"), &Err(passing));
+            cache.insert(&name("passing"), &Err(passing), Duration::MAX);
             assert!(cache.get(&name("passing")).is_none());
         }
         assert_eq!(cache.len(), 4);
@@ -200,7 +196,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_the_stale_version_is_dropped() {
         let cache = MetaCache::new(MetaConfig::default());
-        cache.insert(&name("k"), &meta("\"new\""));
+        cache.insert(&name("k"), &meta("\"new\""), Duration::MAX);
         assert!(!cache.drop_version(&name("k"), "\"old\""));
         assert_eq!(etag(&cache, "k").as_deref(), Some("\"new\""));
         assert!(cache.drop_version(&name("k"), "\"new\""));
@@ -211,7 +207,7 @@ mod tests {
     async fn purges_by_bucket_and_prefix() {
         let cache = MetaCache::new(MetaConfig::default());
         for key in ["a/1", "a/2", "b/1"] {
-            cache.insert(&name(key), &meta("\"x\""));
+            cache.insert(&name(key), &meta("\"x\""), Duration::MAX);
         }
         assert_eq!(cache.purge(Some("other"), "").len(), 0);
         assert_eq!(cache.purge(Some("b"), "a/").len(), 2);

@@ -5,10 +5,12 @@
 //! behind the request; from elsewhere a bearer token, and where none is configured, the answer is no.
 
 use crate::{
+    breaker::Standing,
     cluster::Cluster,
     core::ReadPath,
     edge::{EdgeMetrics, backend::RequestContext},
     page,
+    traces::Parent,
     types::ObjectName,
 };
 use bytes::Bytes;
@@ -47,8 +49,7 @@ pub(crate) struct Ops {
     path: ReadPath,
     edge: Arc<EdgeMetrics>,
     token: Option<String>,
-    /// Whether requests should be sent here: not before all stores have passed their self-tests, and
-    /// not after the end has begun.
+    /// Whether requests should be sent here: not before all is open, and not after the end has begun.
     pub(crate) ready: AtomicBool,
     requests: AtomicU64,
 }
@@ -158,7 +159,8 @@ impl Ops {
     }
 
     /// Whether requests should be sent here. A shared store that is sick is read around, so that it
-    /// is said, and no reason to be left alone.
+    /// is said, and no reason to be left alone; nor is one that was sick when we started, or the
+    /// outage of a store would become one of the cache as its members are restarted.
     fn readyz(&self) -> Response<Body> {
         let core = &self.path.0;
         let settled = |cluster: &Arc<Cluster>| cluster.members().view.is_settled();
@@ -169,13 +171,17 @@ impl Ops {
             let why = "not ready: no look at the cluster's members has succeeded yet\n";
             return text(StatusCode::SERVICE_UNAVAILABLE, why);
         }
-        match core.ways.tiers.shared_is_well() {
-            Some(false) => text(
-                StatusCode::OK,
-                "ready; the shared store fails, and is left alone\n",
-            ),
-            _ => text(StatusCode::OK, "ready\n"),
-        }
+        let said = match core.ways.tiers.shared_standing() {
+            None | Some(Standing::Well) => "ready\n",
+            Some(Standing::Fails) => "ready; the shared store fails, and is left alone\n",
+            Some(Standing::Untested) => {
+                "ready; the shared store could not be tested yet, and is left alone\n"
+            }
+            Some(Standing::Unfit) => {
+                "ready; the shared store must not be used, and is left alone: the log says why\n"
+            }
+        };
+        text(StatusCode::OK, said)
     }
 
     /// The cluster as this member sees it; and who coordinates an object's chunks, where one is named.
@@ -294,6 +300,7 @@ impl Ops {
         let context = RequestContext {
             request_id: format!("warm-{number}").into(),
             owner: u32::MAX,
+            trace: Parent::default(),
         };
         tracing::info!(request = %context.request_id, objects = names.len(), "warming");
         let mut sum = (0u64, 0u64, 0u64);

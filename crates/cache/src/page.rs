@@ -1,6 +1,7 @@
 //! What the ops listener shows: the metrics page, and everything in flight as JSON.
 
 use crate::{
+    breaker::Standing,
     cluster,
     core::{Core, ReadPath},
     edge::{EdgeMetrics, FIRST_BYTE_BOUNDS_US},
@@ -41,12 +42,19 @@ pub(crate) async fn metrics(path: &ReadPath, edge: &EdgeMetrics) -> String {
         cluster.write(&mut page);
     }
     write_stores(&mut page, &core.ways.tiers);
-    let well = core.ways.tiers.shared_is_well().unwrap_or(true);
+    core.ways.tracer.write(&mut page);
+    let standing = core.ways.tiers.shared_standing();
+    let standing = standing.unwrap_or(Standing::Well);
     page.gauge(
         "gannet_store_shared_well",
-        "0 while the shared store fails and is left alone; 1 where there is none.",
+        "0 while the shared store fails, or has not passed its self-test, and is left alone; 1 where there is none.",
     )
-    .sample(&[], u64::from(well));
+    .sample(&[], u64::from(standing == Standing::Well));
+    page.gauge(
+        "gannet_store_shared_unfit",
+        "1 while the self-test finds that the shared store must not be used, so that it is left alone.",
+    )
+    .sample(&[], u64::from(standing == Standing::Unfit));
     let known = core.ways.meta.len() as u64;
     page.gauge(
         "gannet_meta_entries",
@@ -236,7 +244,7 @@ pub(crate) async fn status(path: &ReadPath, object: Option<&ObjectName>) -> Valu
     let mut status = json!({
         "v": 1, "origin": &*core.origin_id,
         "fills": { "fetches": gauges.fetches, "attempts": gauges.attempts, "waiters": gauges.waiters },
-        "shared_store_well": core.ways.tiers.shared_is_well(),
+        "shared_store_well": core.ways.tiers.shared_standing().map(|s| s == Standing::Well),
     });
     let (Some(cluster), Some(peer)) = (&core.ways.cluster, &core.peer) else {
         return status;

@@ -13,9 +13,11 @@ use crate::{
     core::{Core, Route},
     edge::backend::RequestContext,
     key::{CacheKey, ChunkKey, Version},
+    metrics::Tier,
     plans::DEMAND,
     readahead::window,
     tiers::FILE_BYTES_MIN,
+    traces::Span,
     types::{ObjectError, Segment, SegmentStream},
 };
 use futures_util::{StreamExt as _, stream};
@@ -69,8 +71,9 @@ struct ObjectReader {
     route: Route,
     /// Whether the caller can send files.
     files: bool,
-    /// The chunk that is being read.
+    /// The chunk that is being read, and its span.
     chunk: Option<Chunk>,
+    span: Span,
     /// The chunks behind it.
     aheads: Vec<Arc<Ahead>>,
     looks_ahead: bool,
@@ -111,6 +114,7 @@ impl ObjectReader {
             route: Route::Client,
             files: false,
             chunk: None,
+            span: Span::default(),
             aheads: Vec::new(),
             looks_ahead: false,
             fruitless: 0,
@@ -273,7 +277,15 @@ impl ObjectReader {
         let _until_joined = self.looks_ahead.then(|| self.look_ahead());
         if let Some((tier, blob)) = ways.tiers.open_local(&place, chunk.len()).await {
             tracing::debug!(%request, ?chunk, tier = tier.name(), "hit");
+            if self.context.trace.is_on() {
+                self.span = self.context.trace.fetch(&CacheKey::Chunk(chunk.clone()));
+                self.span.set("gannet.tier", tier.name());
+            }
             ways.metrics.hit(tier);
+            if tier == Tier::Disk {
+                // It may have been there since before the start.
+                ways.versions.note(&chunk.version);
+            }
             ways.tiers.promote(&place, tier, &blob);
             if self.files && within.end - within.start >= FILE_BYTES_MIN && blob.file().is_some() {
                 return Ok(Chunk::File(blob));
@@ -294,8 +306,10 @@ impl ObjectReader {
             .until(within.end);
         let fetch = fetch.plan(plans.chunk(all.end - all.start));
         let fetch = fetch.priority(DEMAND).owner(self.context.owner);
-        let _asking = ways.askers.enter(&key, &request);
-        let streaming = self.core.in_turn(&key, fetch.into_future()).await?;
+        self.span = self.context.trace.fetch(&key);
+        let _asking = ways.askers.enter(&key, &request, &mut self.span);
+        let streaming = self.core.in_turn(&key, fetch.into_future()).await;
+        let streaming = streaming.inspect_err(|error| self.span.fail(error))?;
         Ok(Chunk::Arriving(Box::new(Arriving {
             body: streaming.body,
             place,

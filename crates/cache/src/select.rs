@@ -118,8 +118,8 @@ impl Sources {
     }
 }
 
-/// Stores and origins; and before them, for a chunk that this member coordinates since a short
-/// while, the member that did before. A shared store has what that one had.
+/// Stores and origins; and before them, for what this member coordinates since a short while, the
+/// members that may have done so before. A shared store has the chunks that those had.
 #[derive(Clone, Debug)]
 pub(crate) struct HomeSelect {
     pub(crate) sources: Sources,
@@ -130,11 +130,9 @@ impl Select<CacheKey> for HomeSelect {
     fn rank(&self, key: &CacheKey, _up: &[SourceId]) -> Soon<Vec<SourceId>> {
         let mut ranked = self.sources.ranked(key);
         if let Some(cluster) = &self.cluster
-            && !self.sources.shared
-            && matches!(key, CacheKey::Chunk(_))
-            && let Some(holder) = cluster.members().holder(key)
+            && !(self.sources.shared && matches!(key, CacheKey::Chunk(_)))
         {
-            ranked.insert(0, holder);
+            ranked.splice(0..0, cluster.members().holders(key));
         }
         Soon::Now(ranked)
     }

@@ -12,7 +12,7 @@
 //! Memory takes large chunks where there is no disk, or the disk could not.
 
 use crate::{
-    breaker::Breaker,
+    breaker::{Breaker, Standing},
     metrics::{Metrics, Tier},
 };
 use bytes::Bytes;
@@ -101,9 +101,7 @@ impl Tiers {
             return Ok(None);
         };
         let Some(pass) = self.breaker.admit() else {
-            return Err(StoreError::Transient(
-                "it has just failed, and is left alone".into(),
-            ));
+            return Err(StoreError::Transient("it is left alone".into()));
         };
         let opened = shared.open(place).await;
         match &opened {
@@ -193,9 +191,14 @@ impl Tiers {
         Ok(())
     }
 
-    /// Whether there is a shared store, and it may be used.
-    pub(crate) fn shared_is_well(&self) -> Option<bool> {
-        self.shared.as_ref().map(|_| self.breaker.is_closed())
+    /// How it stands with the shared store, if there is one.
+    pub(crate) fn shared_standing(&self) -> Option<Standing> {
+        self.shared.as_ref().map(|_| self.breaker.standing())
+    }
+
+    /// What keeps calls from the shared store.
+    pub(crate) const fn breaker(&self) -> &Breaker {
+        &self.breaker
     }
 
     /// The stores that there are, nearest first.

@@ -6,7 +6,7 @@
 //! other, shared by all who asked; what it says of the way is a failure, and the engine goes on.
 
 use crate::{
-    askers::Askers,
+    askers::{Asker, Askers, Side},
     cluster::Cluster,
     failure::{attempt_error, of_the_object, store_attempt_error},
     key::{CacheKey, ChunkKey, Version, identity_of},
@@ -17,6 +17,7 @@ use crate::{
     select::{Source, Sources},
     throttle::Throttle,
     tiers::Tiers,
+    traces::{self, Parent, Tracer},
     ttl::TtlMap,
     types::{BucketEntry, ListPage, ObjectError},
     versions::Versions,
@@ -43,6 +44,8 @@ pub(crate) enum Reply {
     Chunk {
         /// From where.
         from: ChunkFrom,
+        /// Where the span of its commit hangs.
+        trace: Parent,
     },
     Head(Known),
     List(Result<Arc<ListPage>, ObjectError>),
@@ -82,6 +85,7 @@ pub(crate) struct Ways {
     pub(crate) under_way: UnderWay,
     pub(crate) askers: Askers,
     pub(crate) finals: Finals,
+    pub(crate) tracer: Tracer,
 }
 
 /// The transport. Cheap to clone: all clones are one.
@@ -98,20 +102,27 @@ impl Transport for OriginTransport {
             return Err(AttemptError::failed(Fault::Local, "no such source"));
         };
         // None for what nobody has asked for yet: read ahead, refreshed ahead.
-        let asker = ways.askers.of(request.fetch, &request.key);
-        let asker_shown = asker.as_deref().unwrap_or("-");
+        let asker = ways.askers.of(Side::Home, request.fetch, &request.key);
+        let asker_shown = asker.as_ref().map_or("-", |asker| &asker.request);
         tracing::debug!(
             request = asker_shown, key = ?request.key, source = %ways.sources.name(request.source),
             attempt = request.attempt.0, fetch = request.fetch.0, stage = ?request.stage,
             from_byte = request.from_byte, "attempt"
         );
+        let fetch = asker.as_ref().map(|asker| asker.trace.clone());
+        let fetch = fetch.unwrap_or_default();
+        let span = fetch.attempt(&request, || ways.sources.name(request.source));
         let answer = match source {
             Source::Origin { origin, .. }
                 if let Some(said) = ways.finals.of(request.fetch, origin) =>
             {
                 Err(attempt_error(&said))
             }
-            _ => origin::on_behalf_of(asker.clone(), ways.open(&request, source)).await,
+            _ => {
+                let known = asker.is_some();
+                let asker = known.then(|| Asker::within(asker.clone(), span.parent()));
+                origin::on_behalf_of(asker, ways.open(&request, source, span.parent())).await
+            }
         };
         if let Err(error) = &answer {
             tracing::debug!(
@@ -119,7 +130,7 @@ impl Transport for OriginTransport {
                 attempt = request.attempt.0, fetch = request.fetch.0, end = ?error.end, detail = %error.detail, "attempt failed"
             );
         }
-        answer
+        traces::opened(span, fetch, answer)
     }
 }
 
@@ -128,12 +139,14 @@ impl Ways {
         self: &Arc<Self>,
         request: &Request<CacheKey, Reply>,
         source: Source,
+        trace: Parent,
     ) -> Result<Answer<Reply>, AttemptError> {
         let guard = self.under_way.enter(&request.key);
         match (&request.key, source) {
-            (CacheKey::Chunk(chunk), source) => self.chunk(chunk, source, request, guard).await,
-            (key, Source::Origin { origin, .. }) => self.question(key, origin, request).await,
-            (_, Source::Shared | Source::Member(_)) => Err(AttemptError::missing()),
+            (CacheKey::Chunk(chunk), source) => {
+                self.chunk(chunk, source, request, (guard, trace)).await
+            }
+            (key, source) => self.question(key, source, request, trace).await,
         }
     }
 
@@ -143,7 +156,7 @@ impl Ways {
         chunk: &ChunkKey,
         source: Source,
         request: &Request<CacheKey, Reply>,
-        guard: Entered,
+        (guard, trace): (Entered, Parent),
     ) -> Result<Answer<Reply>, AttemptError> {
         let from_byte = request.from_byte;
         let (place, len) = (chunk.place(), chunk.len());
@@ -169,10 +182,7 @@ impl Ways {
             }
             Source::Member(member) => {
                 let cluster = self.cluster.as_ref().ok_or_else(AttemptError::missing)?;
-                let asker = self.askers.of(request.fetch, &request.key);
-                let asker = asker.unwrap_or_else(|| "-".into());
-                let held = cluster.ask_holder(&self.origin_id, chunk, member, request, asker);
-                let body = held.await?;
+                let body = cluster.held_chunk(self, member, request, trace).await?;
                 return Ok(chunk_answer(chunk, ChunkFrom::Holder, from_byte, body));
             }
             Source::Origin { origin, .. } => origin,
@@ -222,20 +232,45 @@ impl Ways {
         }
     }
 
-    /// Everything but chunks: one question, one answer.
+    /// Everything but chunks: one question, one answer. It is kept here, where it is known for how long
+    /// it is good: the origin's for as long as we believe answers, another member's for what is left of
+    /// that.
     async fn question(
         self: &Arc<Self>,
         key: &CacheKey,
-        index: usize,
+        source: Source,
         request: &Request<CacheKey, Reply>,
+        trace: Parent,
     ) -> Result<Answer<Reply>, AttemptError> {
         if request.stage == Stage::First
             && let Some(reply) = self.answered_meanwhile(key)
         {
             return Ok(Answer::whole(reply, Bytes::new()));
         }
-        let (origin, fetch) = (&self.origins[index], request.fetch);
-        let reply = match key {
+        let reply = match source {
+            // Only chunks are in the shared store.
+            Source::Shared => return Err(AttemptError::missing()),
+            Source::Member(member) => {
+                let cluster = self.cluster.as_ref().ok_or_else(AttemptError::missing)?;
+                cluster.held_answer(self, member, request, trace).await?
+            }
+            Source::Origin { origin, .. } => {
+                let reply = self.ask_origin(key, origin, request.fetch).await?;
+                self.keep(key, &reply, Duration::MAX);
+                reply
+            }
+        };
+        Ok(Answer::whole(reply, Bytes::new()))
+    }
+
+    async fn ask_origin(
+        self: &Arc<Self>,
+        key: &CacheKey,
+        index: usize,
+        fetch: FetchId,
+    ) -> Result<Reply, AttemptError> {
+        let origin = &self.origins[index];
+        Ok(match key {
             CacheKey::Head(name) => {
                 let mut call = self.call(index, OriginOp::Head);
                 let answer = self.answered(index, fetch, &mut call, origin.head(name).await)?;
@@ -259,8 +294,25 @@ impl Ways {
             CacheKey::Chunk(_) => {
                 return Err(AttemptError::failed(Fault::Local, "a chunk is no question"));
             }
-        };
-        Ok(Answer::whole(reply, Bytes::new()))
+        })
+    }
+
+    /// Keeps an answer, for so long and no longer than answers of its kind are believed.
+    pub(crate) fn keep(&self, key: &CacheKey, reply: &Reply, fresh: Duration) {
+        match (key, reply) {
+            (CacheKey::Head(name), Reply::Head(known)) => self.meta.insert(name, known, fresh),
+            (CacheKey::List(query), Reply::List(Ok(page))) => {
+                self.listings.keep_page(query, page, fresh);
+            }
+            (CacheKey::Buckets, Reply::Buckets(Ok(buckets))) => {
+                self.listings.keep_buckets(buckets, fresh);
+            }
+            (CacheKey::Bucket(bucket), Reply::Bucket(answer)) => {
+                self.listings.keep_bucket(bucket, answer, fresh);
+            }
+            // A listing that was refused is asked for again.
+            _ => {}
+        }
     }
 
     /// Another fetch of the same key may have ended between the caller's look into the cache and this
@@ -350,7 +402,10 @@ pub(crate) fn chunk_answer(
     body: ByteStream,
 ) -> Answer<Reply> {
     Answer {
-        meta: Reply::Chunk { from },
+        meta: Reply::Chunk {
+            from,
+            trace: Parent::default(),
+        },
         identity: identity_of(&chunk.version.etag),
         total: Some(chunk.len()),
         from_byte,

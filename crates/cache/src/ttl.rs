@@ -186,6 +186,15 @@ impl<K: Clone + Eq + Hash, V: Clone> TtlMap<K, V> {
         drained
     }
 
+    /// All keys. Walks everything: for administration only.
+    pub(crate) fn keys(&self) -> Vec<K> {
+        let mut keys = Vec::new();
+        for shard in &self.shards {
+            keys.extend(lock(shard).map.keys().cloned());
+        }
+        keys
+    }
+
     /// Entries held, expired ones included until they are met.
     pub(crate) fn len(&self) -> usize {
         self.shards.iter().map(|shard| lock(shard).map.len()).sum()

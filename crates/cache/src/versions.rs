@@ -3,7 +3,8 @@
 //! A member of a cluster keeps the chunks that it coordinates, whoever asked for them: often it was
 //! never asked for the object itself. And what was known of an object expires sooner than its chunks
 //! are evicted. Purging has to find them all the same, for the origin may well go on naming them by the
-//! same etag. What was put on disk before the last start is not known here.
+//! same etag; so has a member that leaves, to hand them over. What was put on disk before the last start
+//! is known here once it was read.
 
 use crate::{key::Version, ttl::TtlMap};
 use std::{sync::Arc, time::Duration};
@@ -25,13 +26,18 @@ impl Versions {
         Self(TtlMap::new(VERSIONS_MAX, BYTES_MAX))
     }
 
-    /// A chunk of this version is being put into a store.
+    /// A chunk of this version is being put into a store, or was found in one.
     pub(crate) fn note(&self, version: &Arc<Version>) {
         if self.0.young(version).is_none() {
             let name = &version.name;
             let weight = ENTRY + name.bucket.len() + name.key.len() + version.etag.len();
             self.0.insert(Arc::clone(version), (), weight, TTL);
         }
+    }
+
+    /// All that are remembered.
+    pub(crate) fn all(&self) -> Vec<Arc<Version>> {
+        self.0.keys()
     }
 
     /// Forgets all under a prefix, and returns them.
@@ -69,7 +75,13 @@ mod tests {
         for (key, etag) in [("a/1", "x"), ("a/1", "x"), ("a/1", "y"), ("b/1", "x")] {
             versions.note(&version(key, etag));
         }
-        assert_eq!(versions.purge(Some("other"), "").len(), 0);
+        assert_eq!(
+            (
+                versions.all().len(),
+                versions.purge(Some("other"), "").len()
+            ),
+            (3, 0)
+        );
         assert_eq!(versions.purge(Some("b"), "a/").len(), 2);
         assert!(versions.purge(None, "") == [version("b/1", "x")]);
         assert_eq!(versions.purge(None, "").len(), 0);

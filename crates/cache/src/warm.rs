@@ -67,7 +67,7 @@ impl ReadPath {
     }
 
     /// Drops what is known of the objects under a prefix, the listings of their bucket, and the chunks
-    /// of the versions that were known or of which chunks were stored since the start.
+    /// of the versions that were known or of which chunks were stored, or read from disk, since the start.
     ///
     /// # Errors
     /// A store that fails; what is known is dropped all the same, and purging again goes on.
@@ -179,8 +179,9 @@ pub(crate) async fn warm_here(
         return Ok(false);
     }
     let key = CacheKey::Chunk(chunk);
+    let mut span = context.trace.fetch(&key);
     let fetch = core.home.fetch(key.clone()).plan(core.plans.warm(len));
-    let _asking = core.ways.askers.enter(&key, &context.request_id);
+    let _asking = core.ways.askers.enter(&key, &context.request_id, &mut span);
     // Warming is patient: it waits for its turn as long as that takes.
     let fetched = fetch.priority(plans::AHEAD).owner(context.owner).await;
     fetched.map(|_| true).map_err(|error| {

@@ -94,6 +94,28 @@ impl FromStr for Size {
     }
 }
 
+/// A part of one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Fraction(pub f64);
+
+impl FromStr for Fraction {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let number = text.parse().ok().filter(|n| (0.0..=1.0).contains(n));
+        number.map(Self).ok_or_else(|| {
+            let text = text.escape_debug();
+            UnitError(format!("\"{text}\" is no number from 0 to 1, such as 0.01"))
+        })
+    }
+}
+
+impl fmt::Display for Fraction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl FromStr for Span {
     type Err = UnitError;
 

@@ -135,6 +135,11 @@ impl Desk {
         change
     }
 
+    /// One that left does not answer any more ([`View::lost`]).
+    pub fn lost(&mut self, member: &Member) -> bool {
+        self.view.lost(member)
+    }
+
     /// Answers one that asks for a datum, of which this member has so much. Times are as in
     /// [`Spread::ask`]. O(members).
     pub fn answer(&mut self, now: Duration, key: u64, ask: &Ask, have: Have) -> Reply {

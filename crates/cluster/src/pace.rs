@@ -44,6 +44,18 @@ impl Pace {
         self.hedge
     }
 
+    /// For how long one may be silent of which a fault is the last that was heard, before another is
+    /// asked as well: half a beat. One that is there again says so at once.
+    pub fn doubt(self) -> Duration {
+        self.hedge / 8
+    }
+
+    /// For how long in all one may be silent on a question whose other answers go on: it is there, and
+    /// has more to do than it can, or we have. As long again as a coordinator may be silent otherwise.
+    pub fn lenience(self) -> Duration {
+        self.hedge
+    }
+
     /// For how long a holder may be silent: one has the datum and only has to send it, and those who
     /// wait meanwhile hear beats.
     pub fn holder_patience(self) -> Duration {
@@ -51,7 +63,8 @@ impl Pace {
     }
 }
 
-/// When one that serves what it fills itself is to send a beat. Times are as in
+/// When one that serves what it fills itself is to send a beat: the first at once, if it has nothing
+/// better to send, so that the asker knows that it is there. Times are as in
 /// [`Spread::ask`](crate::Spread::ask).
 #[derive(Clone, Copy, Debug)]
 pub struct Beats {
@@ -63,10 +76,7 @@ impl Beats {
     /// Serving begins.
     pub fn new(now: Duration, pace: Pace) -> Self {
         let every = pace.beat();
-        Self {
-            every,
-            due: now.saturating_add(every),
-        }
+        Self { every, due: now }
     }
 
     /// When a beat is due, unless something is sent before.
@@ -113,13 +123,16 @@ mod tests {
         assert!(pace.beat() * 2 <= pace.relay_patience());
         assert!(pace.relay_patience() < hedge && pace.patience() <= hedge);
         assert!(pace.holder_patience() < pace.relay_patience());
+        assert!(pace.doubt() < pace.beat());
     }
 
     #[test]
     fn whatever_is_sent_puts_off_the_next_beat() {
         let at = Duration::from_millis;
-        let mut beats = Beats::new(at(0), Pace::new(at(400)));
-        assert_eq!(beats.due(), at(100));
+        let mut beats = Beats::new(at(30), Pace::new(at(400)));
+        assert_eq!(beats.due(), at(30));
+        beats.sent(at(31));
+        assert_eq!(beats.due(), at(131));
         beats.sent(at(70));
         assert_eq!(beats.due(), at(170));
     }

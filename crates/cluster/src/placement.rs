@@ -83,21 +83,26 @@ fn compare(key: u64, a: &Placed, b: &Placed) -> Ordering {
     by_draw.then_with(|| a.member.cmp(&b.member))
 }
 
-/// The two members that stand highest for a key, the highest first. O(members), a few nanoseconds
-/// each where all weigh the same.
-pub(crate) fn best_two(key: u64, members: &[Placed]) -> (Option<&Member>, Option<&Member>) {
-    let (mut first, mut second): (Option<&Placed>, Option<&Placed>) = (None, None);
+/// The members that stand highest for a key, the highest first; as many as there are. O(members), a
+/// few nanoseconds each where all weigh the same.
+pub(crate) fn best<'a, const N: usize>(
+    key: u64,
+    members: impl IntoIterator<Item = &'a Placed>,
+) -> [Option<&'a Member>; N] {
+    let mut best: [Option<&Placed>; N] = [None; N];
     for placed in members {
-        if first.is_none_or(|first| compare(key, placed, first).is_lt()) {
-            second = first.replace(placed);
-        } else if second.is_none_or(|second| compare(key, placed, second).is_lt()) {
-            second = Some(placed);
+        let stands_higher =
+            |than: &Option<&Placed>| than.is_none_or(|than| compare(key, placed, than).is_lt());
+        // Nearly always below them all: one comparison.
+        if !best.last().is_some_and(stands_higher) {
+            continue;
+        }
+        if let Some(place) = best.iter().position(stands_higher) {
+            best[place..].rotate_right(1);
+            best[place] = Some(placed);
         }
     }
-    (
-        first.map(|placed| &placed.member),
-        second.map(|placed| &placed.member),
-    )
+    best.map(|placed| placed.map(|placed| &placed.member))
 }
 
 #[cfg(test)]
@@ -126,7 +131,7 @@ mod tests {
             .map(|(n, weight)| Placed::new(Member::weighted(&format!("cache-{n}:9001"), *weight)))
             .collect();
         let firsts = (0..16).map(|n| {
-            let (first, _) = best_two(key(n), &members);
+            let [first] = best(key(n), &members);
             first.unwrap().address()[6..7].parse::<u8>().unwrap()
         });
         assert_eq!(
@@ -155,7 +160,7 @@ mod tests {
             Member::weighted(members[3].member.address(), NonZeroU16::new(4).unwrap());
         let mut counts: HashMap<Member, (u64, u64)> = HashMap::new();
         for n in 0..KEYS {
-            let (first, second) = best_two(key(n), &members);
+            let [first, second] = best(key(n), &members);
             counts.entry(first.unwrap().clone()).or_default().0 += 1;
             counts.entry(second.unwrap().clone()).or_default().1 += 1;
         }
@@ -177,9 +182,9 @@ mod tests {
             let mut after = before.clone();
             let gone = after.remove(gone).member;
             for n in 0..2_000 {
-                let (first, second) = best_two(key(n), &before);
+                let [first, second] = best(key(n), &before);
                 let expected = if first == Some(&gone) { second } else { first };
-                assert_eq!(best_two(key(n), &after).0, expected);
+                assert_eq!(best(key(n), &after), [expected]);
             }
         }
     }

@@ -7,12 +7,18 @@ use crate::{
 
 /// Looks in a row that may fail before a member counts on nobody but itself.
 const FAILURES_MAX: u32 = 5;
+/// Members that are gone, and may still answer for what they hold.
+const LEAVERS_MAX: usize = 8;
+/// Members that may hold what another is about to fetch from the origin.
+const HOLDERS_MAX: usize = 2;
 
 /// Who is a member, as one of them sees it. Itself it always sees.
 #[derive(Clone, Debug)]
 pub struct View {
     me: Member,
     members: Vec<Placed>,
+    /// Not seen any more, the last to go last: they coordinate nothing, but hold what they did.
+    leavers: Vec<Placed>,
     failures: u32,
     looked: bool,
 }
@@ -37,10 +43,7 @@ impl Change {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Through<'a> {
     /// It is the coordinator.
-    Nobody {
-        /// Who coordinated it before this member came, and may still have it.
-        before: Option<&'a Member>,
-    },
+    Nobody,
     /// Others.
     Members {
         /// The coordinator.
@@ -55,6 +58,7 @@ impl View {
     pub fn new(me: Member) -> Self {
         Self {
             members: vec![Placed::new(me.clone())],
+            leavers: Vec::new(),
             me,
             failures: 0,
             looked: false,
@@ -121,14 +125,38 @@ impl View {
         };
         if !change.is_empty() {
             self.members = others.into_iter().map(Placed::new).collect();
+            let members = &self.members;
+            let is_back = |gone: &Placed| {
+                let address = gone.member.address();
+                members
+                    .iter()
+                    .any(|placed| placed.member.address() == address)
+            };
+            let went = change.went.iter().cloned().map(Placed::new);
+            self.leavers.extend(went);
+            self.leavers.retain(|gone| !is_back(gone));
+            let too_many = self.leavers.len().saturating_sub(LEAVERS_MAX);
+            self.leavers.drain(..too_many);
         }
         change
+    }
+
+    /// Members that are not seen any more, and were not heard to be lost.
+    pub fn leavers(&self) -> impl ExactSizeIterator<Item = &Member> {
+        self.leavers.iter().map(|placed| &placed.member)
+    }
+
+    /// A member that is not seen any more does not answer, or has had its time. Whether that is news.
+    pub fn lost(&mut self, member: &Member) -> bool {
+        let before = self.leavers.len();
+        self.leavers.retain(|gone| gone.member != *member);
+        self.leavers.len() < before
     }
 
     /// Who coordinates a key, and who stands in where that one cannot be reached; none where there is
     /// only one member. O(members).
     pub fn ranked(&self, key: u64) -> (&Member, Option<&Member>) {
-        let (first, second) = placement::best_two(key, &self.members);
+        let [first, second] = placement::best(key, &self.members);
         (first.unwrap_or(&self.me), second)
     }
 
@@ -136,7 +164,7 @@ impl View {
     pub fn through(&self, key: u64) -> Through<'_> {
         let (first, second) = self.ranked(key);
         if *first == self.me {
-            return Through::Nobody { before: second };
+            return Through::Nobody;
         }
         Through::Members {
             first,
@@ -144,18 +172,28 @@ impl View {
         }
     }
 
-    /// Who may hold what this member is about to fetch from the origin: the other one of the two that
-    /// rank highest, where it is one of them. The runner-up was the coordinator before this member came,
-    /// or stood in while it was away; and who stands in asks the coordinator, for that nobody else
-    /// reaches it does not mean that it cannot. Asked as [`Role::Holder`](crate::Role), which never waits.
-    pub fn holder(&self, key: u64) -> Option<&Member> {
+    /// Who may hold what this member is about to fetch from the origin, likeliest first; where it is
+    /// one of the two that rank highest, and so asked for it. They are asked as
+    /// [`Role::Holder`](crate::Role), and never wait.
+    ///
+    /// They are those that rank highest beside it among the members and those who left: a leaver that
+    /// still answers was the coordinator itself; the runner-up was before this member came, or stood in
+    /// while it was away; and where another came shortly before and was not asked for it yet, the next
+    /// one was. One that stands in asks the coordinator, for that nobody else reaches it does not mean
+    /// that it cannot. O(members).
+    pub fn holders(&self, key: u64) -> impl Iterator<Item = &Member> {
         let (first, second) = self.ranked(key);
-        let second = second?;
-        match (*first == self.me, *second == self.me) {
-            (true, _) => Some(second),
-            (_, true) => Some(first),
-            _ => None,
-        }
+        let answers = *first == self.me || second == Some(&self.me);
+        let both = self.members.iter().chain(&self.leavers);
+        let best: [_; HOLDERS_MAX + 1] = placement::best(key, both.filter(|_| answers));
+        let others = best.into_iter().flatten();
+        others.filter(|other| **other != self.me).take(HOLDERS_MAX)
+    }
+
+    /// Who coordinates a key after this member, which does, has left.
+    pub fn heir(&self, key: u64) -> Option<&Member> {
+        let (first, second) = self.ranked(key);
+        second.filter(|_| *first == self.me)
     }
 
     /// Whether this member coordinates a key; or stands in, where the asker says that the first cannot
@@ -180,6 +218,10 @@ mod tests {
         view.members().map(Member::address).collect()
     }
 
+    fn holders(view: &View, key: u64) -> Vec<&str> {
+        view.holders(key).map(Member::address).collect()
+    }
+
     #[test]
     fn each_of_the_two_may_hold_what_the_other_fetches() {
         let all = ["a", "b", "c"];
@@ -191,15 +233,78 @@ mod tests {
         for key in 0..100 {
             let (first, second) = views[0].ranked(key);
             for view in &views {
-                let expected = if view.me() == first {
+                let next = if view.me() == first {
                     second
                 } else {
-                    Some(first).filter(|_| Some(view.me()) == second)
+                    Some(first)
                 };
-                assert_eq!(view.holder(key), expected);
+                let asked = view.me() == first || Some(view.me()) == second;
+                assert_eq!(view.holders(key).next(), next.filter(|_| asked));
+                assert_eq!(view.holders(key).count(), if asked { 2 } else { 0 });
+                assert_eq!(view.heir(key), second.filter(|_| view.me() == first));
             }
         }
-        assert_eq!(View::new(Member::new("a")).holder(7), None);
+        let alone = View::new(Member::new("a"));
+        assert_eq!((alone.holders(7).count(), alone.heir(7)), (0, None));
+    }
+
+    #[test]
+    fn who_coordinated_a_key_before_is_asked_for_it() {
+        let view = |me: &str, looks: &[&[&str]]| {
+            let mut view = View::new(Member::new(me));
+            for look in looks {
+                view.looked(Some(members(look)));
+            }
+            view
+        };
+        let coordinator = |all: &[&str], key| {
+            let view = view(all[0], &[all]);
+            view.ranked(key).0.address().to_owned()
+        };
+        let all = ["a", "b", "c", "d", "e"];
+        for key in 0..300 {
+            let before = coordinator(&all[..3], key);
+            // One joins: who had it is the first to be asked; another does: among the first two.
+            for (came, place) in [(4, 1), (5, 2)] {
+                let now = coordinator(&all[..came], key);
+                if now != before {
+                    let view = view(&now, &[&all[..came]]);
+                    let asked = holders(&view, key);
+                    assert!(asked[..place].contains(&before.as_str()), "{key} {asked:?}");
+                }
+            }
+            // It leaves: whoever follows asks it, as long as it answers.
+            let left: Vec<&str> = all.into_iter().filter(|name| *name != before).collect();
+            let heir = coordinator(&left, key);
+            let mut view = view(&heir, &[&all, &left]);
+            if coordinator(&all, key) == before {
+                assert_eq!(holders(&view, key)[0], before);
+            }
+            assert_eq!(view.leavers().next(), Some(&Member::new(&before)));
+            assert!(view.lost(&Member::new(&before)) && !view.lost(&Member::new(&before)));
+            assert!(!holders(&view, key).contains(&before.as_str()));
+        }
+    }
+
+    #[test]
+    fn few_leavers_are_remembered_and_none_that_came_back() {
+        let mut view = View::new(Member::new("me"));
+        let names: Vec<String> = (0..20).map(|n| format!("m{n:02}")).collect();
+        let all: Vec<&str> = names.iter().map(String::as_str).collect();
+        view.looked(Some(members(&all)));
+        for n in 1..20 {
+            view.looked(Some(members(&all[n..])));
+        }
+        let leavers = |view: &View| view.leavers().cloned().collect::<Vec<_>>();
+        assert_eq!(leavers(&view), members(&all[11..19]));
+        view.looked(Some(members(&all[15..])));
+        assert_eq!(leavers(&view), members(&all[11..15]));
+        for key in 0..50 {
+            assert!(
+                all[15..].contains(&view.ranked(key).0.address())
+                    || view.ranked(key).0 == view.me()
+            );
+        }
     }
 
     #[test]

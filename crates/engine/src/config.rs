@@ -94,6 +94,11 @@ pub struct HealthConfig {
     pub busy_pause: Duration,
     /// The longest pause that a source can impose by naming a time \[1 h\].
     pub pause_max: Duration,
+    /// A source is in doubt while the last that was heard of it is a fault, also after its back-off. Where
+    /// all that a fetch has asked are in doubt and give no sign for so long, the next round joins, if the
+    /// plan hedges at all; so whoever happens to try a lost source again does not wait for it as long as
+    /// for a sound one. As the plan says, where `None` \[`None`\].
+    pub doubt: Option<Duration>,
 }
 
 impl Default for HealthConfig {
@@ -111,6 +116,7 @@ impl Default for HealthConfig {
             probe_interval: Duration::from_secs(120),
             busy_pause: Duration::from_secs(1),
             pause_max: Duration::from_secs(3600),
+            doubt: None,
         }
     }
 }

@@ -54,6 +54,11 @@ impl SourceHealth {
         self.backoff_until > now
     }
 
+    /// The last that was heard of it is a fault.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.faults > 0 && self.stable_at == Time::FAR
+    }
+
     pub(crate) fn state(&self, up: bool, now: Time, config: &HealthConfig) -> Health {
         if !up {
             Health::Disconnected
@@ -170,6 +175,7 @@ mod tests {
         health.failed(at(1), at(2), &config, &mut rng);
         assert_eq!(health.state(true, at(2), &config), Health::Degraded);
         assert!(health.backs_off(at(2)) && !health.backs_off(at(3)));
+        assert!(health.is_in_doubt() && !SourceHealth::new().is_in_doubt());
         health.failed(at(1), at(2), &config, &mut rng);
         assert_eq!(health.faults, 1, "the same incident");
         health.failed(at(4), at(5), &config, &mut rng);
@@ -180,7 +186,9 @@ mod tests {
             !health.succeeded(at(7), at(9), &config),
             "asked before it fell ill"
         );
+        assert!(health.is_in_doubt());
         assert!(health.succeeded(at(199), at(200), &config));
+        assert!(!health.is_in_doubt());
         assert_eq!(health.state(true, at(200), &config), Health::Degraded);
         assert!(!health.backs_off(at(200)));
         assert!(!health.settle(at(209)) && health.settle(at(210)));

@@ -183,7 +183,21 @@ impl<K: Key> Engine<K> {
                 .filter_map(|latency| latency.quantile(permille))
                 .fold(floor, Duration::max),
         };
+        let doubt = self.config.health.doubt;
+        let delay = match doubt.filter(|doubt| *doubt < delay) {
+            Some(doubt) if self.is_in_doubt(&race.attempts) => doubt,
+            _ => delay,
+        };
         Some(delay.max(LOOK_MIN))
+    }
+
+    /// Whether nothing was heard yet of these attempts, and the last of their sources was a fault.
+    fn is_in_doubt(&self, attempts: &[u32]) -> bool {
+        let attempts = attempts.iter().map(|attempt| &self.attempts[*attempt]);
+        attempts.filter(|attempt| !attempt.aborting).all(|attempt| {
+            let heard = attempt.opened || attempt.last_sign > attempt.began;
+            !heard && self.sources[attempt.source].health.is_in_doubt()
+        })
     }
 
     /// Arms the timer of a fetch for whatever it does by itself next.

@@ -3,12 +3,13 @@
 //! Every look asks afresh: with a resolver of its own, so with no cache, no connection that may have
 //! died, and whatever the system's configuration says by then. The hosts file is not consulted.
 
-use crate::{MembersError, fixed::is_host, found::reachable, looks::Looks};
+use crate::{Family, MembersError, fixed::is_host, found::reachable, looks::Looks};
 use futures_util::{StreamExt, stream};
 use gannet_cluster::Member;
 use hickory_resolver::{
     TokioResolver,
     config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig},
+    lookup::Lookup,
     net::{NetError, runtime::TokioRuntimeProvider},
     proto::rr::{Name, RData, rdata::SRV},
 };
@@ -77,6 +78,7 @@ pub(crate) struct Looker {
     /// For one try of one question.
     try_time_max: Duration,
     port: u16,
+    family: Family,
 }
 
 impl Looker {
@@ -85,6 +87,7 @@ impl Looker {
         server: Option<SocketAddr>,
         looks: Looks,
         port: u16,
+        family: Family,
     ) -> Result<Self, MembersError> {
         // All tries of all questions that follow each other, and a third of the time to spare.
         let questions = if name.is_service() { 2 } else { 1 };
@@ -94,6 +97,7 @@ impl Looker {
             server,
             try_time_max: looks.time_max() * 2 / 3 / tries,
             port,
+            family,
         };
         // Only to see whether it can be made.
         let error = |error: NetError| MembersError::System(error.to_string());
@@ -136,7 +140,7 @@ impl Looker {
 
     /// Every address of the name is a member.
     async fn addresses(&self, resolver: &TokioResolver) -> Result<Vec<Member>, NetError> {
-        let ips = addresses(resolver, self.name.0.clone()).await?;
+        let ips = addresses(resolver, self.name.0.clone(), self.family).await?;
         let addrs = ips.into_iter().filter_map(|ip| reachable(ip, self.port));
         Ok(addrs.map(|addr| Member::new(&addr.to_string())).collect())
     }
@@ -159,7 +163,8 @@ impl Looker {
         // Most servers add the addresses, which spares as many questions as there are members.
         let mut ips: BTreeMap<Name, Vec<IpAddr>> = BTreeMap::new();
         for record in lookup.additionals() {
-            if let Some(ip) = record.data.ip_addr() {
+            // Of a target without one that counts, those that were not added may.
+            if let Some(ip) = record.data.ip_addr().filter(|ip| self.family.has(*ip)) {
                 ips.entry(record.name.clone()).or_default().push(ip);
             }
         }
@@ -167,7 +172,7 @@ impl Looker {
         targets.retain(|target| !ips.contains_key(target));
         let looked: Vec<_> = stream::iter(targets)
             .map(|target| async move {
-                let found = addresses(resolver, target.clone()).await;
+                let found = addresses(resolver, target.clone(), self.family).await;
                 (target, found)
             })
             .buffer_unordered(TARGETS_AT_ONCE_MAX)
@@ -200,27 +205,31 @@ impl Looker {
     }
 }
 
-/// IPv4 and IPv6, and only one of them if the other cannot be had: there are servers that fail every
-/// question for the kind that they do not know.
-async fn addresses(resolver: &TokioResolver, name: Name) -> Result<Vec<IpAddr>, NetError> {
-    let (v4, v6) = tokio::join!(
-        resolver.ipv4_lookup(name.clone()),
-        resolver.ipv6_lookup(name)
-    );
-    let error = match (&v4, &v6) {
-        (Err(v4), Err(v6)) => Some(if v4.is_no_records_found() { v6 } else { v4 }),
-        _ => None,
+/// The addresses of a family. Where both count, only those of one if the other cannot be had: there are
+/// servers that fail every question for the kind that they do not know.
+async fn addresses(
+    resolver: &TokioResolver,
+    name: Name,
+    family: Family,
+) -> Result<Vec<IpAddr>, NetError> {
+    let of = |lookup: Lookup| {
+        let ips = lookup.answers().iter().map(|record| record.data.ip_addr());
+        ips.flatten()
+            .filter(|ip| family.has(*ip))
+            .collect::<Vec<_>>()
     };
-    if let Some(error) = error {
-        return Err(error.clone());
+    let (v4, v6) = match family {
+        Family::V4 => return resolver.ipv4_lookup(name).await.map(of),
+        Family::V6 => return resolver.ipv6_lookup(name).await.map(of),
+        Family::Any => tokio::join!(
+            resolver.ipv4_lookup(name.clone()),
+            resolver.ipv6_lookup(name)
+        ),
+    };
+    match (v4, v6) {
+        (Err(v4), Err(v6)) => Err(if v4.is_no_records_found() { v6 } else { v4 }),
+        (v4, v6) => Ok([v4, v6].into_iter().flatten().flat_map(of).collect()),
     }
-    let lookups = [v4, v6].into_iter().flatten();
-    Ok(lookups
-        .flat_map(|lookup| {
-            let ips = lookup.answers().iter().map(|record| record.data.ip_addr());
-            ips.flatten().collect::<Vec<_>>()
-        })
-        .collect())
 }
 
 #[cfg(test)]

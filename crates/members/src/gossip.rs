@@ -26,7 +26,7 @@ use chitchat::{
 };
 use gannet_cluster::Member;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
     sync::Arc,
@@ -35,7 +35,7 @@ use std::{
 use tokio::{
     net::UdpSocket,
     sync::oneshot,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 /// Between two rounds, in each of which a member talks to a few others.
@@ -51,6 +51,10 @@ const PATIENCE: f64 = 8.0;
 /// Members that are talked to before leaving: they tell the others.
 const FAREWELLS_MAX: usize = 16;
 
+/// Rounds in which nobody new is found, after which one that joins says whom it has found; and those
+/// after which it does in any case.
+const QUIET_ROUNDS: u32 = 2;
+const SETTLE_ROUNDS_MAX: u32 = 8;
 /// What a member publishes itself under, and that it takes leave.
 const MEMBER: &str = "member";
 const LEFT: &str = "left";
@@ -157,6 +161,12 @@ impl Gossip {
     }
 
     async fn begin(&self, socket: Option<UdpSocket>) -> anyhow::Result<ChitchatHandle> {
+        // In its first life it is no member before it has found the others: they would ask it at once for
+        // what is theirs so far, and it could not know who has that.
+        let published = match socket {
+            Some(_) => Vec::new(),
+            None => vec![(MEMBER.to_owned(), text(&self.config.me))],
+        };
         let socket = match socket {
             Some(socket) => socket,
             None => bind(self.config.listen).await?,
@@ -182,7 +192,6 @@ impl Gossip {
             catchup_callback: None,
             extra_liveness_predicate: None,
         };
-        let published = vec![(MEMBER.to_owned(), text(&self.config.me))];
         self.shared.begin(None);
         let transport = Sealed::new(socket, self.seal.clone(), self.shared.clone());
         let handle = chitchat::spawn_chitchat(config, published, &transport).await?;
@@ -201,8 +210,10 @@ impl Gossip {
         let mut changes = chitchat.lock().await.live_nodes_watcher();
         let ended = handle.termination_watcher();
         tokio::pin!(ended);
-        // The first word comes with the first round that hears of somebody, or when it could have.
+        // The first word comes when two rounds have brought nobody new: one that joins hears of the others
+        // one by one, and would take itself for the coordinator of what it does not know who holds.
         let mut patience = self.round * 2;
+        let mut unsettled = Some(Settling::default());
         loop {
             tokio::select! {
                 result = &mut ended => {
@@ -219,9 +230,26 @@ impl Gossip {
                     return Ended::Done;
                 }
             }
-            patience = self.round * TELL_ROUNDS;
-            let members = members(&*chitchat.lock().await);
+            let (others, members) = {
+                let chitchat = chitchat.lock().await;
+                let me = chitchat.self_chitchat_id();
+                let others = chitchat.live_nodes().filter(|id| *id != me);
+                let others: BTreeSet<_> = others.map(|id| id.gossip_advertise_addr).collect();
+                (others, members(&chitchat))
+            };
+            let is_found = !others.is_empty();
+            if is_found && let Some(settling) = &mut unsettled {
+                if let Some(more) = settling.wait(others, self.round) {
+                    patience = more;
+                    continue;
+                }
+                unsettled = None;
+            }
+            if is_found || !self.has_others_to_find() {
+                self.publish(&handle).await;
+            }
             let alone = members.iter().all(|member| *member == self.config.me);
+            patience = self.round * TELL_ROUNDS;
             let look = if alone && self.has_others_to_find() {
                 None
             } else {
@@ -229,6 +257,18 @@ impl Gossip {
             };
             tell(look);
         }
+    }
+
+    /// Becomes a member to others.
+    async fn publish(&self, handle: &ChitchatHandle) {
+        handle
+            .with_chitchat(|chitchat| {
+                let me = chitchat.self_node_state();
+                if me.get(MEMBER).is_none() {
+                    me.set(MEMBER, text(&self.config.me));
+                }
+            })
+            .await;
     }
 
     /// Whether there are seeds beside itself: then to be alone is to have failed.
@@ -255,6 +295,28 @@ impl Gossip {
         }
         let all_told = self.shared.until_told(told + others.len() as u64);
         let _ = timeout(LEAVE_TIME_MAX / 2, all_told).await;
+    }
+}
+
+/// Whom one that joins has found so far.
+#[derive(Debug, Default)]
+struct Settling {
+    others: BTreeSet<SocketAddr>,
+    /// When the first was found, and when the last came or went.
+    since: Option<(Instant, Instant)>,
+}
+
+impl Settling {
+    /// For how long to wait yet for others, now that these are found.
+    fn wait(&mut self, others: BTreeSet<SocketAddr>, round: Duration) -> Option<Duration> {
+        let now = Instant::now();
+        let (first, last) = self.since.get_or_insert((now, now));
+        if self.others != others {
+            self.others = others;
+            *last = now;
+        }
+        let until = (*last + round * QUIET_ROUNDS).min(*first + round * SETTLE_ROUNDS_MAX);
+        Some(until.saturating_duration_since(now)).filter(|more| !more.is_zero())
     }
 }
 

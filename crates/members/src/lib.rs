@@ -26,7 +26,11 @@ pub use self::{
 };
 
 use gannet_cluster::Member;
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 use tokio::{sync::oneshot, task::JoinHandle};
 
 /// How a member finds the others.
@@ -35,10 +39,10 @@ use tokio::{sync::oneshot, task::JoinHandle};
 pub enum Discovery {
     /// They are given, once and for all; [`Discovery::parse_peers`] reads them.
     Fixed(Vec<Member>),
-    /// They are looked up. All the addresses of a name (A and AAAA alike), or what SRV records name
-    /// where the name begins with `_`: those bring ports and weights of their own.
+    /// They are looked up. All the addresses of a name that are of the family asked for, or what SRV
+    /// records name where the name begins with `_`: those bring ports and weights of their own.
     ///
-    /// A name has to give each member one address: one that has both IPv4 and IPv6 counts twice.
+    /// A name has to give each member one address of that family: one that has two counts twice.
     Dns {
         /// What is looked up, every time: neither its TTL nor any cache counts, for the name of a
         /// service that members come and go from changes sooner than caches forget.
@@ -49,6 +53,9 @@ pub enum Discovery {
         every: Duration,
         /// Where members listen, unless SRV records say so.
         port: u16,
+        /// Which addresses count. [`Family::of`] the one by which this member is known: where names
+        /// have both, each member is then found once, and this one as itself.
+        family: Family,
     },
     /// They tell each other, over UDP, at once when that changes and every few seconds besides. While no
     /// other is heard of though there are seeds beside itself, looks fail.
@@ -73,6 +80,37 @@ pub enum Discovery {
     },
 }
 
+/// Which addresses of a name count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Family {
+    /// All.
+    #[default]
+    Any,
+    /// IPv4: A records.
+    V4,
+    /// IPv6: AAAA records.
+    V6,
+}
+
+impl Family {
+    /// That of a member's address; [`Any`](Self::Any), if it is a name.
+    pub fn of(member: &Member) -> Self {
+        match member.address().parse::<SocketAddr>() {
+            Ok(SocketAddr::V4(_)) => Self::V4,
+            Ok(SocketAddr::V6(_)) => Self::V6,
+            Err(_) => Self::Any,
+        }
+    }
+
+    pub(crate) fn has(self, ip: IpAddr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::V4 => ip.is_ipv4(),
+            Self::V6 => ip.is_ipv6(),
+        }
+    }
+}
+
 /// The bytes of a key are not for logs.
 impl fmt::Debug for Discovery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -83,12 +121,14 @@ impl fmt::Debug for Discovery {
                 server,
                 every,
                 port,
+                family,
             } => f
                 .debug_struct("Dns")
                 .field("name", name)
                 .field("server", server)
                 .field("every", every)
                 .field("port", port)
+                .field("family", family)
                 .finish(),
             #[cfg(feature = "gossip")]
             Self::Gossip {
@@ -222,9 +262,10 @@ pub async fn watch(
             server,
             every,
             port,
+            family,
         } => {
             let looks = looks::Looks::new(every)?;
-            let looker = dns::Looker::new(name, server, looks, port)?;
+            let looker = dns::Looker::new(name, server, looks, port, family)?;
             let task = looks.run(move || looker.clone().look(), tell);
             Ok(Watching::new(tokio::spawn(task)))
         }

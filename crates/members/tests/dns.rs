@@ -2,17 +2,22 @@
 
 mod looks;
 
-use gannet_members::Discovery;
+use gannet_members::{Discovery, Family};
 use gannet_testkit::peers::{Dnsmasq, Zone};
 use looks::{Looks, members};
 use std::{net::SocketAddr, time::Duration};
 
 fn by_name(name: &str, server: SocketAddr) -> Discovery {
+    of_family(name, server, Family::Any)
+}
+
+fn of_family(name: &str, server: SocketAddr, family: Family) -> Discovery {
     Discovery::Dns {
         name: name.parse().unwrap(),
         server: Some(server),
         every: Duration::from_secs(1),
         port: 9001,
+        family,
     }
 }
 
@@ -45,6 +50,36 @@ async fn members_come_change_and_go() {
     let alias = zone("other.test", &["10.0.0.9"]).alias(name, "other.test");
     server.serve(&alias);
     looks.until_some(&members("10.0.0.9:9001")).await;
+}
+
+/// Where each member has an address of either family, each is one member all the same.
+#[tokio::test]
+async fn of_two_families_the_own_counts() {
+    let (name, service) = ("cache.test", "_gannet._tcp.cache.test");
+    let both = zone(name, &["10.0.0.1", "fd00::1", "10.0.0.2", "fd00::2"])
+        .host("a.test", "10.0.0.1".parse().unwrap())
+        .host("a.test", "fd00::1".parse().unwrap())
+        .service(service, "a.test", 9001, 1);
+    let server = Dnsmasq::start(&both);
+    for (own, named, of_service) in [
+        ("10.0.0.9:1", "10.0.0.1:9001,10.0.0.2:9001", "10.0.0.1:9001"),
+        (
+            "[fd00::9]:1",
+            "[fd00::1]:9001,[fd00::2]:9001",
+            "[fd00::1]:9001",
+        ),
+        (
+            "own.test:1",
+            "10.0.0.1:9001,10.0.0.2:9001,[fd00::1]:9001,[fd00::2]:9001",
+            "10.0.0.1:9001,[fd00::1]:9001",
+        ),
+    ] {
+        let family = Family::of(&members(own)[0]);
+        for (name, expected) in [(name, named), (service, of_service)] {
+            let mut looks = Looks::watch(of_family(name, server.addr(), family)).await;
+            assert_eq!(looks.next().await, Some(members(expected)), "{own}, {name}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 mod looks;
 
 use futures_util::future::join_all;
-use gannet_members::Discovery;
+use gannet_members::{Discovery, Family};
 use looks::{Looks, members};
 use std::{
     net::SocketAddr,
@@ -137,6 +137,7 @@ fn by_name(name: &str, server: SocketAddr, every: Duration) -> Discovery {
         server: Some(server),
         every,
         port: 9001,
+        family: Family::Any,
     }
 }
 

@@ -97,9 +97,13 @@ impl Member {
         let mut ranked: Vec<SourceId> = Vec::new();
         match which {
             Which::Home => {
-                let holder = self.desk.view().holder(placement).map(number);
-                roles.extend(holder.map(|holder| (holder, Role::Holder)));
-                ranked.extend(holder);
+                roles.extend(
+                    self.desk
+                        .view()
+                        .holders(placement)
+                        .map(|holder| (number(holder), Role::Holder)),
+                );
+                ranked.extend(roles.iter().map(|(source, _)| *source));
                 ranked.extend(LANES);
             }
             Which::Peer => {
@@ -277,6 +281,10 @@ impl Member {
                     return;
                 };
                 let gained = matches!(&way, Way::Trip(trip) if trip.gained);
+                let holder = match &way {
+                    Way::Trip(trip) if trip.role == Role::Holder => Some(trip.errand.at().clone()),
+                    _ => None,
+                };
                 let _ = fetch;
                 let end = match ended {
                     Ended::NotCoordinator => End::Failed(Fault::NotCoordinator),
@@ -287,6 +295,13 @@ impl Member {
                     Ended::Lost => End::Failed(Fault::Local),
                 };
                 self.fetcher(which).feed(now, Input::Ended { attempt, end });
+                if let Some(holder) = holder.filter(|_| ended == Ended::Failed)
+                    && self.desk.lost(&holder)
+                {
+                    self.mark("leaver lost");
+                    let source = source_of(self.settings.number(&holder));
+                    self.home.feed(now, Input::SourceDown { source });
+                }
                 self.turn(now);
             }
             Step::Ask(member, mut ask) => {

@@ -15,15 +15,13 @@ pub mod member;
 pub mod scale;
 pub mod serving;
 pub mod sim;
-#[path = "../../p2p/src/subject.rs"]
-pub mod subject;
 pub mod time;
 pub mod trip;
 pub mod wire;
 pub mod world;
 
+use gannet_sim::subject::{Coverage, Options, Report, Subject};
 use sim::Sim;
-use subject::{Coverage, Options, Report, Subject};
 
 /// The cluster protocol under faults.
 pub const SUBJECT: Subject = Subject {
@@ -36,6 +34,8 @@ pub const SUBJECT: Subject = Subject {
         "not here",
         "not coordinator",
         "holder served",
+        "leaver kept",
+        "leaver lost",
         "relayed while receiving",
         "stood in",
         "own home",

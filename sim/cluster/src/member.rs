@@ -255,7 +255,7 @@ impl Member {
             return self.effects.push(Effect::Tell(client, Told::Datum(bytes)));
         }
         let which = match self.desk.view().through(key.placement()) {
-            Through::Nobody { .. } => Which::Home,
+            Through::Nobody => Which::Home,
             Through::Members { .. } => Which::Peer,
         };
         let waiter = self.join(now, which, key, Sink::Client(client), 0);
@@ -352,6 +352,18 @@ impl Member {
         for name in change.went {
             let source = source_of(self.settings.number(&name));
             self.peer.feed(now, Input::SourceDown { source });
+        }
+        // Those that are gone are asked for what they hold, as long as they answer.
+        let view = self.desk.view();
+        let known: Vec<&Name> = view.members().chain(view.leavers()).collect();
+        let all = 0..self.settings.names.len();
+        let forgotten: Vec<usize> = all
+            .filter(|n| !known.contains(&&self.settings.names[*n]))
+            .collect();
+        if view.leavers().len() > 0 {
+            self.mark("leaver kept");
+        }
+        for source in forgotten.into_iter().map(source_of) {
             self.home.feed(now, Input::SourceDown { source });
         }
         self.turn(now);
@@ -409,6 +421,12 @@ impl Member {
     /// All its sources go: what is left then is held in error.
     pub fn close(&mut self, now: u64) {
         self.look(now, Some(vec![self.id]));
+        let leavers: Vec<Name> = self.desk.view().leavers().cloned().collect();
+        for name in leavers {
+            self.desk.lost(&name);
+            let source = source_of(self.settings.number(&name));
+            self.home.feed(now, Input::SourceDown { source });
+        }
         self.peer.feed(now, Input::SourceDown { source: HOME });
         for source in LANES {
             self.home.feed(now, Input::SourceDown { source });

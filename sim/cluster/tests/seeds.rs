@@ -1,11 +1,11 @@
 //! What has to hold of the cluster: a seed is a run, 300 seeds pass and reach every state, and every bug
 //! that is planted is caught by a rule that it breaks.
 
-use gannet_sim::run::silence_panics;
-use gannet_sim_cluster::{
-    SUBJECT,
+use gannet_sim::{
+    run::silence_panics,
     subject::{Coverage, Options},
 };
+use gannet_sim_cluster::SUBJECT;
 use std::thread;
 
 fn jobs() -> usize {

@@ -47,11 +47,11 @@ mod wants;
 mod wire;
 mod world;
 
-use crate::subject::{Options, Report, Subject};
 use commonware_runtime::{
     Runner as _, Supervisor as _,
     deterministic::{Config, Runner},
 };
+use gannet_sim::subject::{Options, Report, Subject};
 use state::{Shared, Sim};
 use std::{
     sync::{Arc, Mutex, PoisonError},

@@ -48,7 +48,7 @@ mod stores;
 mod wire;
 mod world;
 
-use crate::subject::{Options, Report, Subject};
+use gannet_sim::subject::{Options, Report, Subject};
 use state::{Shared, Sim};
 use std::sync::{Arc, Mutex, PoisonError};
 

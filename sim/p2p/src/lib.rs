@@ -1,7 +1,7 @@
 //! Deterministic simulation of the drop-ins for peer-to-peer hosts: the adapters as they are, their
 //! actor, tasks, mailbox and wire included, where `gannet-sim` drives the bare engine.
 //!
-//! A [`subject`] is one adapter in a world drawn from a seed. It brings its own world, network and oracle,
+//! A [`subject`](gannet_sim::subject) is one adapter in a world drawn from a seed. It brings its own world, network and oracle,
 //! for hosts differ in all of them; seeds, traces, planted bugs and the command line are shared. There
 //! are two, [`commonware`] and [`kitsune2`]; another is one more module and a line in [`SUBJECTS`].
 //!
@@ -9,7 +9,6 @@
 
 pub mod commonware;
 pub mod kitsune2;
-pub mod subject;
 
 /// Every adapter that can be simulated.
-pub const SUBJECTS: &[&subject::Subject] = &[&commonware::SUBJECT, &kitsune2::SUBJECT];
+pub const SUBJECTS: &[&gannet_sim::subject::Subject] = &[&commonware::SUBJECT, &kitsune2::SUBJECT];

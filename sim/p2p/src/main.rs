@@ -1,41 +1,23 @@
 //! The command line: runs seeds, reports the first that fails and how to replay it.
 
 use clap::Parser;
-use gannet_sim::run;
-use gannet_sim_p2p::{
-    SUBJECTS,
-    subject::{Coverage, Options, Report, Subject},
+use gannet_sim::{
+    run,
+    seeds::{self, SeedArgs},
+    subject::Subject,
 };
-use std::{ops::Range, process::ExitCode, thread};
+use gannet_sim_p2p::SUBJECTS;
+use std::process::ExitCode;
 
 /// Simulates the drop-ins for peer-to-peer hosts under seeds and faults, and checks their contracts.
 #[derive(Debug, Parser)]
 #[command(name = "gannet-sim-p2p", version)]
 struct Args {
-    /// Seeds to run, the last excluded.
-    #[arg(long, value_name = "A..B", default_value = "0..300", value_parser = run::parse_range)]
-    seeds: Range<u64>,
     /// Which drop-in [all].
     #[arg(long, value_name = "NAME", value_parser = parse_subject)]
     only: Option<&'static Subject>,
-    /// Say how each seed went.
-    #[arg(long)]
-    verbose: bool,
-    /// Print everything that goes into the nodes and comes out.
-    #[arg(long)]
-    trace: bool,
-    /// Threads [all cores].
-    #[arg(long, value_name = "N")]
-    jobs: Option<usize>,
-    /// Go on after a seed that failed, and list all of them.
-    #[arg(long)]
-    keep_going: bool,
-    /// Plant each known bug, and prove that some seed catches it.
-    #[arg(long)]
-    planted: bool,
-    /// Plant one bug.
-    #[arg(long, value_name = "NAME")]
-    plant: Option<String>,
+    #[command(flatten)]
+    seeds: SeedArgs,
 }
 
 fn parse_subject(text: &str) -> Result<&'static Subject, String> {
@@ -45,15 +27,9 @@ fn parse_subject(text: &str) -> Result<&'static Subject, String> {
     found.copied().ok_or_else(unknown)
 }
 
-/// So many seeds reach every state; a run over fewer does not have to.
-const COVERING: u64 = 300;
-
-/// So many seeds are run twice before anything else.
-const TWICE: u64 = 10;
-
 fn main() -> ExitCode {
     let args = Args::parse();
-    if !args.trace {
+    if !args.seeds.trace {
         run::silence_panics();
     }
     let subjects = match args.only {
@@ -62,106 +38,14 @@ fn main() -> ExitCode {
     };
     let mut ok = true;
     for subject in subjects {
-        ok &= match args.planted {
-            true => planted(&args, subject),
-            false => seeds(&args, subject),
-        };
+        let name = subject.name;
+        ok &= seeds::run(&args.seeds, subject, |seed| {
+            let next = seed + 1;
+            format!("cargo run -p gannet-sim-p2p -- --only {name} --seeds {seed}..{next} --trace")
+        });
     }
-    if ok {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+    match ok {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     }
-}
-
-fn replay(subject: &Subject, seed: u64) -> String {
-    let (name, next) = (subject.name, seed + 1);
-    format!("cargo run -p gannet-sim-p2p -- --only {name} --seeds {seed}..{next} --trace")
-}
-
-/// Runs the seeds; whether all went well.
-fn seeds(args: &Args, subject: &Subject) -> bool {
-    let name = subject.name;
-    let plant = match &args.plant {
-        None => None,
-        Some(plant) => match subject.plants.iter().find(|(known, _)| known == plant) {
-            Some((known, _)) => Some(*known),
-            None => {
-                let names: Vec<&str> = subject.plants.iter().map(|(name, _)| *name).collect();
-                println!("{name}: no planted bug is called `{plant}`; there are {names:?}");
-                return false;
-            }
-        },
-    };
-    let options = Options {
-        print: args.trace,
-        plant,
-    };
-    // If a seed does not mean a run, nothing below means anything.
-    let twice = args.seeds.start..args.seeds.end.min(args.seeds.start + TWICE);
-    for seed in twice.filter(|_| !args.trace) {
-        if let Err(why) = subject.twice(seed, &options) {
-            println!("{name}: {why}\nreplay: {}", replay(subject, seed));
-            return false;
-        }
-    }
-    let jobs = match (args.trace, args.jobs) {
-        (true, _) => 1,
-        (_, Some(jobs)) => jobs,
-        _ => thread::available_parallelism().map_or(1, usize::from),
-    };
-    let tell = |report: &Report| {
-        if args.verbose {
-            let end = report.failure.as_deref().unwrap_or("ok");
-            let (seed, (hash, lines)) = (report.seed, report.digest);
-            println!("{name}: seed {seed}: {lines} lines, trace {hash:016x}: {end}");
-        }
-    };
-    let reports = subject.all(args.seeds.clone(), &options, (jobs, args.keep_going), tell);
-    let mut coverage = Coverage::default();
-    let (mut failed, mut steps) = (0, 0);
-    for report in &reports {
-        coverage.merge(&report.coverage);
-        steps += report.steps;
-        if let Some(why) = &report.failure {
-            failed += 1;
-            let seed = report.seed;
-            println!(
-                "{name}: seed {seed} failed: {why}\nreplay: {}",
-                replay(subject, seed)
-            );
-        }
-    }
-    let missing = match args.seeds.end - args.seeds.start {
-        COVERING.. if failed == 0 => coverage.missing(subject.marks),
-        _ => Vec::new(),
-    };
-    if !missing.is_empty() {
-        println!("{name}: never reached: {missing:?}");
-    }
-    let ok = failed == 0 && missing.is_empty();
-    let verdict = if ok { "ok" } else { "FAILED" };
-    let count = reports.len();
-    println!("{name}: {verdict}: {count} seeds, {failed} failed, {steps} steps; {coverage}");
-    ok
-}
-
-/// Each planted bug must be caught by some seed; the first that does is named.
-fn planted(args: &Args, subject: &Subject) -> bool {
-    let mut missed = 0;
-    for plant in subject.plants {
-        match subject.catches(plant, args.seeds.clone()) {
-            Some((seed, why)) => println!("{}: caught by seed {seed}: {why}", plant.0),
-            None => {
-                missed += 1;
-                println!("{}: NOT caught by seeds {:?}", plant.0, args.seeds);
-            }
-        }
-    }
-    let count = subject.plants.len();
-    println!(
-        "{}: {count} planted bugs, {missed} not caught",
-        subject.name
-    );
-    missed == 0
 }

@@ -1,11 +1,11 @@
 //! What has to hold of every adapter: a seed is a run, 300 seeds pass and reach every state, and every
 //! bug that is planted is caught by the rule that it breaks.
 
-use gannet_sim::run::silence_panics;
-use gannet_sim_p2p::{
-    SUBJECTS,
+use gannet_sim::{
+    run::silence_panics,
     subject::{Coverage, Options},
 };
+use gannet_sim_p2p::SUBJECTS;
 use std::thread;
 
 fn jobs() -> usize {

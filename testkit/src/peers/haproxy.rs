@@ -28,7 +28,6 @@ impl Haproxy {
     /// Balances these, each of which is up while its check port answers this path well. All are
     /// taken to be up at first.
     pub fn start(backends: &[Backend], check: &str) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
         let (port, stats) = (free_port(), free_port());
         let mut config = format!(
             "defaults\n mode http\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n timeout check 30s\n \
@@ -43,6 +42,22 @@ impl Haproxy {
             );
             line.expect("a string takes all");
         }
+        Self::run(config, port, stats)
+    }
+
+    /// Lets one request at a time through to one server, for servers that do two badly at once.
+    pub fn queue(server: SocketAddr) -> Self {
+        let (port, stats) = (free_port(), free_port());
+        let config = format!(
+            "defaults\n mode http\n timeout connect 5s\n timeout client 300s\n timeout server 300s\n \
+             timeout queue 300s\n option http-server-close\n\
+             listen servers\n bind 127.0.0.1:{port}\n server s0 {server} maxconn 1\n"
+        );
+        Self::run(config, port, stats)
+    }
+
+    fn run(mut config: String, port: u16, stats: u16) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
         let line = writeln!(
             config,
             "listen stats\n bind 127.0.0.1:{stats}\n stats enable\n stats uri /stats"

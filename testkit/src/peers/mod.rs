@@ -8,15 +8,18 @@
 //! | [`Varnish`] | a cache (the peer of benchmarks) | Debian |
 //! | [`Dnsmasq`] | names | Debian |
 //! | [`Haproxy`] | a balancer | Debian |
+//! | [`Garage`] | S3, distributed, for trials | crates.io, by `scripts/peers/garage` |
 //! | [`Azurite`] | Azure Blob | npm |
 //! | [`Gcs`] | Google Cloud Storage | PyPI |
 //! | [`Synapses`] | Matrix homeservers | PyPI |
 //!
 //! `testkit/install.sh` installs them. Where one is missing, its launcher panics with a line that says
-//! so: a test that cannot run has failed. Ports are given by the system or known to be free.
+//! so: a test that cannot run has failed. (Garage takes long to build, so its tests say that they are
+//! not run where it is missing.) Ports are given by the system or known to be free.
 
 mod azurite;
 mod dnsmasq;
+mod garage;
 mod gcs;
 mod haproxy;
 mod moto;
@@ -32,6 +35,7 @@ pub use self::s3s_fs::S3sFs;
 pub use self::{
     azurite::Azurite,
     dnsmasq::{Dnsmasq, Zone},
+    garage::Garage,
     gcs::Gcs,
     haproxy::{Backend, Haproxy},
     moto::Moto,
@@ -53,18 +57,23 @@ const UNCHECKED: (&str, &str) = (
 
 /// Where [`install.sh`](self) puts what it does not leave to the system.
 fn installed(path: &str) -> PathBuf {
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| {
-            PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cache")
-        });
-    let path = cache.join("gannet-test").join(path);
+    let path = place(path);
     assert!(
         path.exists(),
         "{} is not there: run testkit/install.sh",
         path.display()
     );
     path
+}
+
+/// Where that would be.
+fn place(path: &str) -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| {
+            PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cache")
+        });
+    cache.join("gannet-test").join(path)
 }
 
 /// PUT to a server that takes writes.

@@ -3,7 +3,9 @@
 use super::{
     Cluster,
     answer::{Head, Trouble},
-    message::{Purge, PurgeDone, Question, What},
+    message::{Look, Purge, PurgeDone, Question, What},
+    metrics::Asked,
+    seal::{Seal, Unread},
     serve::{PURGE, STATUS, WARM},
 };
 use crate::{
@@ -16,7 +18,6 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use gannet_cluster::{Ask, Member, Role, Through};
 use http::StatusCode;
-use http_body_util::{BodyExt as _, Limited};
 use std::time::Duration;
 
 /// The longest answer to anything of this.
@@ -35,15 +36,11 @@ impl Cluster {
         bucket: Option<&str>,
         prefix: &str,
     ) -> Vec<(Member, Result<Purged, String>)> {
-        let purge = Purge {
-            bucket: bucket.map(str::to_owned),
-            prefix: prefix.to_owned(),
-        };
-        let body = Bytes::from(serde_json::to_vec(&purge).unwrap_or_default());
         let members: Vec<Member> = self.members().others().cloned().collect();
         let mut purged: Vec<_> = stream::iter(members)
             .map(|member| {
-                let body = body.clone();
+                let purge = Purge::new(bucket, prefix);
+                let body = Bytes::from(serde_json::to_vec(&purge).unwrap_or_default());
                 async move {
                     let done = match self.tell(&member, PURGE, body, PATIENCE).await {
                         Ok((StatusCode::OK, body)) => {
@@ -69,7 +66,8 @@ impl Cluster {
         let mut seen: Vec<_> = stream::iter(members)
             .map(|member| async move {
                 let asked = tokio::time::Instant::now();
-                let there = match self.tell(&member, STATUS, Bytes::new(), PATIENCE).await {
+                let look = serde_json::to_vec(&Look::new()).unwrap_or_default();
+                let there = match self.tell(&member, STATUS, look.into(), PATIENCE).await {
                     Ok((StatusCode::OK, _)) => Ok(asked.elapsed()),
                     Ok((status, _)) => Err(format!("answered {status}")),
                     Err(error) => Err(error),
@@ -130,6 +128,30 @@ impl Cluster {
         None
     }
 
+    /// Has the member that follows us as a chunk's coordinator fetch it from us. Whether it has it then;
+    /// it may also know better.
+    ///
+    /// # Errors
+    /// It cannot be reached.
+    pub(crate) async fn hand_over(
+        &self,
+        origin: &str,
+        chunk: &ChunkKey,
+        heir: &Member,
+    ) -> Result<bool, String> {
+        let ask = Ask {
+            asker: self.me().clone(),
+            role: Role::Holder,
+            failed: Vec::new(),
+        };
+        let what = What::of(&CacheKey::Chunk(chunk.clone()), origin, None);
+        let question = Question::new(&ask, what, 0, "hand-over");
+        let body = Bytes::from(serde_json::to_vec(&question).unwrap_or_default());
+        let (status, _) = self.tell(heir, WARM, body, PATIENCE).await?;
+        tracing::debug!(?chunk, ?heir, %status, "handed over");
+        Ok(status == StatusCode::OK)
+    }
+
     async fn tell(
         &self,
         member: &Member,
@@ -137,13 +159,23 @@ impl Cluster {
         body: Bytes,
         patience: Duration,
     ) -> Result<(StatusCode, Bytes), String> {
+        let seal = Seal::new(&self.credentials.binding(), path, &body);
         let told = async {
             let answer = self.links().post(member.address(), path, body).await;
             let answer = answer.map_err(|error| error.to_string())?;
+            let (ok, refused) = (StatusCode::OK, StatusCode::CONFLICT);
             let status = answer.status();
-            let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect();
-            let body = body.await.map_err(|error| error.to_string())?;
-            Ok((status, body.to_bytes()))
+            // Others only say that there is no answer.
+            if ![ok, refused, StatusCode::UNPROCESSABLE_ENTITY].contains(&status) {
+                return Ok((status, Bytes::new()));
+            }
+            let read = seal.read(answer, ANSWER_BYTES_MAX).await;
+            read.map_err(|unread| {
+                if unread == Unread::Unsealed {
+                    self.metrics.asked(Asked::Corrupt);
+                }
+                unread.to_string()
+            })
         };
         match tokio::time::timeout(patience, told).await {
             Ok(told) => told,

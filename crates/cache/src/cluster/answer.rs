@@ -3,8 +3,13 @@
 //!
 //! Like questions, answers are checked here, once, and made into the cache's own types.
 
-use crate::types::{BucketEntry, ListEntry, ListPage, ObjectError, ObjectMeta};
+use crate::{
+    key::CacheKey,
+    transport::{Reply, Ways},
+    types::{BucketEntry, ListEntry, ListPage, ObjectError, ObjectMeta},
+};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use gannet::{AttemptError, engine::Fault};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -204,6 +209,49 @@ impl Page {
             prefixes: self.prefixes,
             next: self.next.map(Arc::from),
         })
+    }
+}
+
+impl Head {
+    /// Keeps another member's answer for as long as it is good there, and gives it.
+    ///
+    /// # Errors
+    /// An answer to another question.
+    pub(super) fn learn(self, key: &CacheKey, ways: &Ways) -> Result<Reply, AttemptError> {
+        let malformed = || AttemptError::failed(Fault::Malformed, "an answer to another question");
+        let (reply, fresh_ms) = match (key, self) {
+            (CacheKey::Head(_), Self::Object { answer, fresh_ms }) => {
+                let known = match answer {
+                    Ok(meta) => Ok(Arc::new(meta.read().ok_or_else(malformed)?)),
+                    Err(trouble) => Err(ObjectError::from(trouble)),
+                };
+                (Reply::Head(known), fresh_ms)
+            }
+            (CacheKey::List(_), Self::List { answer, fresh_ms }) => {
+                let page = match answer {
+                    Ok(page) => Ok(Arc::new(page.read().ok_or_else(malformed)?)),
+                    Err(trouble) => Err(ObjectError::from(trouble)),
+                };
+                (Reply::List(page), fresh_ms)
+            }
+            (CacheKey::Buckets, Self::Buckets { answer, fresh_ms }) => {
+                let buckets = match answer {
+                    Ok(buckets) => {
+                        let buckets: Option<Arc<[_]>> =
+                            buckets.into_iter().map(Bucket::read).collect();
+                        Ok(buckets.ok_or_else(malformed)?)
+                    }
+                    Err(trouble) => Err(ObjectError::from(trouble)),
+                };
+                (Reply::Buckets(buckets), fresh_ms)
+            }
+            (CacheKey::Bucket(_), Self::Bucket { answer, fresh_ms }) => {
+                (Reply::Bucket(answer.map_err(ObjectError::from)), fresh_ms)
+            }
+            _ => return Err(malformed()),
+        };
+        ways.keep(key, &reply, Duration::from_millis(fresh_ms));
+        Ok(reply)
     }
 }
 

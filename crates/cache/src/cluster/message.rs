@@ -5,6 +5,7 @@
 
 use crate::{
     key::{CacheKey, ChunkKey, Version},
+    traces::Parent,
     types::{ListQuery, ObjectName},
     warm::Purged,
 };
@@ -17,6 +18,8 @@ use std::sync::Arc;
 const FAILED_MAX: usize = 64;
 /// The longest address.
 const ADDRESS_BYTES_MAX: usize = 300;
+/// The longest `traceparent`, with room for what later versions of it may say.
+const TRACE_BYTES_MAX: usize = 256;
 
 /// One member asks another for something.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,6 +40,9 @@ pub(super) struct Question {
     role: RoleName,
     #[serde(default)]
     failed: Vec<String>,
+    /// Where the answer's span hangs, as a `traceparent`; none where this is not traced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) trace: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -207,16 +213,10 @@ impl What {
 impl Question {
     /// A question with a number of its own.
     pub(super) fn new(ask: &Ask, what: What, from_byte: u64, request: &str) -> Self {
-        let mut nonce = [0; 16];
-        // Every request its own key, and so its own checksums.
-        rustls::crypto::ring::default_provider()
-            .secure_random
-            .fill(&mut nonce)
-            .unwrap_or_else(|_| tracing::error!("the system gives no random numbers"));
         Self {
             v: 1,
             from: ask.asker.address().to_owned(),
-            nonce: BASE64.encode(nonce),
+            nonce: nonce(),
             request: request.to_owned(),
             what,
             from_byte,
@@ -227,7 +227,29 @@ impl Question {
                 Role::Holder => RoleName::Holder,
             },
             failed: ask.failed.iter().map(|m| m.address().to_owned()).collect(),
+            trace: None,
         }
+    }
+
+    /// The same, as a part of a trace.
+    pub(super) fn traced(mut self, trace: &Parent) -> Self {
+        self.trace = trace.remote().map(|context| context.to_string());
+        self
+    }
+
+    /// What the asker wants, as spans say it.
+    pub(super) const fn role_name(&self) -> &'static str {
+        match self.role {
+            RoleName::Coordinator => "coordinator",
+            RoleName::StandIn => "stand_in",
+            RoleName::Relay => "relay",
+            RoleName::Holder => "holder",
+        }
+    }
+
+    /// Who asks.
+    pub(super) fn from(&self) -> &str {
+        &self.from
     }
 
     /// Reads a question, or says what is wrong with it.
@@ -238,6 +260,10 @@ impl Question {
         }
         if question.failed.len() > FAILED_MAX
             || question.request.len() > 256
+            || question
+                .trace
+                .as_ref()
+                .is_some_and(|trace| trace.len() > TRACE_BYTES_MAX)
             || std::iter::once(&question.from)
                 .chain(&question.failed)
                 .any(|address| address.is_empty() || address.len() > ADDRESS_BYTES_MAX)
@@ -262,6 +288,29 @@ impl Question {
     }
 }
 
+/// Every request its own key, and so its own checksums.
+fn nonce() -> String {
+    let mut nonce = [0; 16];
+    rustls::crypto::ring::default_provider()
+        .secure_random
+        .fill(&mut nonce)
+        .unwrap_or_else(|_| tracing::error!("the system gives no random numbers"));
+    BASE64.encode(nonce)
+}
+
+/// Whether a member is there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Look {
+    /// Drawn for this look alone.
+    nonce: String,
+}
+
+impl Look {
+    pub(super) fn new() -> Self {
+        Self { nonce: nonce() }
+    }
+}
+
 /// Why a member does not answer: the body of a 409.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Refusal {
@@ -281,6 +330,18 @@ pub(super) enum Refused {
 pub(super) struct Purge {
     pub(super) bucket: Option<String>,
     pub(super) prefix: String,
+    /// Drawn for this request alone.
+    nonce: String,
+}
+
+impl Purge {
+    pub(super) fn new(bucket: Option<&str>, prefix: &str) -> Self {
+        Self {
+            bucket: bucket.map(str::to_owned),
+            prefix: prefix.to_owned(),
+            nonce: nonce(),
+        }
+    }
 }
 
 /// What was forgotten.
@@ -396,6 +457,32 @@ mod tests {
             );
             assert_ne!(sent.nonce, question(&key).nonce, "each its own");
         }
+    }
+
+    #[test]
+    fn a_question_may_be_part_of_a_trace() {
+        let sent = question(&CacheKey::Buckets);
+        let read = |sent: &Question| Question::read(&serde_json::to_vec(sent).expect("JSON"));
+        let text = String::from_utf8(serde_json::to_vec(&sent).expect("JSON")).expect("text");
+        assert!(!text.contains("trace"), "as ever, where it is not: {text}");
+        let of = |trace: &str| Question {
+            trace: Some(trace.to_owned()),
+            ..sent.clone()
+        };
+        // What is no context is read, and is as none where it is used.
+        for trace in [
+            "",
+            "nonsense",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        ] {
+            assert_eq!(
+                read(&of(trace)).expect("read").trace.as_deref(),
+                Some(trace)
+            );
+        }
+        assert!(read(&of(&"0".repeat(257))).is_err());
+        let untraced = sent.clone().traced(&Parent::default());
+        assert_eq!(untraced.trace, None);
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod message;
 mod metrics;
 mod node;
 mod peer;
+mod seal;
 mod serve;
 mod under_way;
 
@@ -49,11 +50,14 @@ use gannet_link::{Credentials, Links, ServerCounters};
 use std::{
     collections::HashMap,
     num::NonZeroU32,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 use tokio::time::Instant;
-use under_way::Receiving;
+use under_way::{Heard, Receiving};
 
 /// What a member was told in vain is remembered for so long.
 const WORDS_TTL: Duration = Duration::from_secs(5);
@@ -61,6 +65,8 @@ const WORDS_TTL: Duration = Duration::from_secs(5);
 const GONE_TTL: Duration = Duration::from_secs(60);
 /// After members have come or gone, a new coordinator asks the one before for so long.
 const HANDOVER: Duration = Duration::from_secs(3600);
+/// One that has left is asked for what it holds for so long, as long as it answers.
+pub(crate) const LEAVERS_KEPT: Duration = Duration::from_secs(60);
 /// In the peer fetcher: our own home fetcher.
 pub(crate) const HOME: SourceId = SourceId(0);
 
@@ -69,6 +75,8 @@ pub(crate) const HOME: SourceId = SourceId(0);
 pub(crate) struct Members {
     pub(crate) view: View,
     ids: HashMap<Member, SourceId>,
+    /// Those that have left, and may still answer for what they hold.
+    leavers: HashMap<Member, SourceId>,
     by_id: HashMap<SourceId, Member>,
     /// When members came or went last.
     changed: Instant,
@@ -84,6 +92,9 @@ pub(crate) struct Cluster {
     start: Instant,
     /// How long members wait for each other.
     pace: Pace,
+    leaving: AtomicBool,
+    /// When each was heard of last.
+    heard: Mutex<HashMap<Member, Heard>>,
     /// What is being received from other members.
     pub(crate) receiving: Receiving,
     /// What others said of a key that could not be had.
@@ -128,6 +139,7 @@ impl Cluster {
         let members = Members {
             view: desk.view().clone(),
             ids: HashMap::new(),
+            leavers: HashMap::new(),
             by_id: HashMap::new(),
             changed: now,
         };
@@ -139,6 +151,8 @@ impl Cluster {
             links,
             start: now,
             pace: Pace::new(hedge_after),
+            leaving: AtomicBool::new(false),
+            heard: Mutex::default(),
             receiving: Receiving::default(),
             words: TtlMap::new(4096, 1 << 20),
             gone: TtlMap::new(4096, 4 << 20),
@@ -174,35 +188,83 @@ impl Cluster {
         self.metrics.looked(found.is_some());
         let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
         let change = desk.looked(found);
-        let before = self.members.load();
-        let mut after = Members {
-            view: desk.view().clone(),
-            ids: before.ids.clone(),
-            by_id: before.by_id.clone(),
-            changed: before.changed,
-        };
         if !change.is_empty() {
-            after.changed = Instant::now();
+            self.see(desk.view(), Instant::now());
         }
-        for member in &change.went {
-            if let Some(id) = after.ids.remove(member) {
-                after.by_id.remove(&id);
-            }
-        }
-        for member in &change.came {
-            // Never used again: what is remembered of a member is of one life of it.
-            let id = SourceId(MEMBERS + self.metrics.next_member());
-            after.ids.insert(member.clone(), id);
-            after.by_id.insert(id, member.clone());
-        }
-        self.members.store(Arc::new(after));
         change
+    }
+
+    /// One that has left does not answer any more, or has had its time: what the engine calls it, if
+    /// that is news.
+    pub(crate) fn lost(&self, member: &Member) -> Option<SourceId> {
+        let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
+        let source = self.members().leavers.get(member).copied();
+        if desk.lost(member) {
+            self.see(desk.view(), self.members().changed);
+        }
+        source
+    }
+
+    /// Takes the view of the desk, which is locked.
+    fn see(&self, view: &View, changed: Instant) {
+        let before = self.members();
+        let others = view.members().filter(|member| **member != self.me);
+        let ids: HashMap<Member, SourceId> = others
+            .map(|member| {
+                let known = before.ids.get(member).copied();
+                // Never used again: what is remembered of a member is of one life of it.
+                let new = || SourceId(MEMBERS + self.metrics.next_member());
+                (member.clone(), known.unwrap_or_else(new))
+            })
+            .collect();
+        let leavers: HashMap<Member, SourceId> = view
+            .leavers()
+            .filter_map(|member| {
+                let known = before
+                    .ids
+                    .get(member)
+                    .or_else(|| before.leavers.get(member));
+                Some((member.clone(), *known?))
+            })
+            .collect();
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.retain(|member, _| ids.contains_key(member) || leavers.contains_key(member));
+        drop(heard);
+        let all = ids.iter().chain(&leavers);
+        let by_id = all.map(|(member, id)| (*id, member.clone())).collect();
+        self.members.store(Arc::new(Members {
+            view: view.clone(),
+            ids,
+            leavers,
+            by_id,
+            changed,
+        }));
     }
 
     /// What to answer to a member that asks for this key, of which we have so much.
     fn answer(&self, key: &CacheKey, ask: &Ask, have: Have) -> Reply {
         let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
         desk.answer(self.now(), key.placement(), ask, have)
+    }
+
+    /// This member is about to leave: nobody hands anything over to it.
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Relaxed);
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.leaving.load(Relaxed)
+    }
+
+    /// How long members wait for each other.
+    pub(crate) const fn pace(&self) -> Pace {
+        self.pace
+    }
+
+    /// When something was heard of a member last, whatever it was about.
+    fn heard(&self, member: &Member) -> Heard {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.entry(member.clone()).or_default().clone()
     }
 
     /// The time of all decisions of the cluster.
@@ -215,7 +277,8 @@ impl Cluster {
         let plain = Member::new(address);
         let members = self.members();
         let known = members.ids.get_key_value(&plain).map(|(known, _)| known);
-        let known = known.or_else(|| members.ids.keys().find(|known| known.address() == address));
+        let all = members.ids.keys().chain(members.leavers.keys());
+        let known = known.or_else(|| all.into_iter().find(|known| known.address() == address));
         known.cloned().unwrap_or(plain)
     }
 
@@ -265,7 +328,7 @@ pub fn fuzz(bytes: &[u8]) {
 impl Members {
     /// Whether this member fetches a key for all.
     pub(crate) fn is_ours(&self, key: &CacheKey) -> bool {
-        matches!(self.view.through(key.placement()), Through::Nobody { .. })
+        matches!(self.view.through(key.placement()), Through::Nobody)
     }
 
     /// The other members.
@@ -283,23 +346,26 @@ impl Members {
         self.by_id.get(&id)
     }
 
-    /// Who may hold what we are about to fetch from the origin: where we stand in, the coordinator;
-    /// where we coordinate it, and members have come or gone of late, the runner-up, who did before us
-    /// or stood in for us.
-    pub(crate) fn holder(&self, key: &CacheKey) -> Option<SourceId> {
-        let placement = key.placement();
-        if self.changed.elapsed() > HANDOVER
-            && matches!(self.view.through(placement), Through::Nobody { .. })
-        {
-            return None;
+    /// Who may hold what we are about to fetch from the origin, likeliest first (`View::holders`);
+    /// where we coordinate it and no member has come or gone for long, nobody.
+    pub(crate) fn holders(&self, key: &CacheKey) -> Vec<SourceId> {
+        if self.changed.elapsed() > HANDOVER && self.is_ours(key) {
+            return Vec::new();
         }
-        self.id(self.view.holder(placement)?)
+        let holders = self.view.holders(key.placement());
+        holders.filter_map(|member| self.holder(member)).collect()
+    }
+
+    /// What the engines call a member, or one that has left and may still answer.
+    pub(crate) fn holder(&self, member: &Member) -> Option<SourceId> {
+        let left = || self.leavers.get(member).copied();
+        self.id(member).or_else(left)
     }
 
     /// The sources of a key that others coordinate, best first.
     fn ranked(&self, key: &CacheKey) -> Vec<SourceId> {
         let members = match self.view.through(key.placement()) {
-            Through::Nobody { .. } => [None, None],
+            Through::Nobody => [None, None],
             Through::Members { first, second } => [Some(first), second],
         };
         let ids = members.into_iter().flatten().filter_map(|m| self.id(m));
@@ -317,23 +383,43 @@ impl Select<CacheKey> for PeerSelect {
     }
 }
 
-/// Tells the fetchers of members that came and went.
+/// Tells the fetchers of members that came and went. Home goes on asking those that have left for
+/// what they hold, as long as they answer; [`forget`] ends that.
 pub(crate) fn apply<M: Clone + Send + Sync + 'static>(
     cluster: &Cluster,
     before: &Members,
     change: &Change,
-    fetchers: [&Fetcher<CacheKey, M>; 2],
+    home: &Fetcher<CacheKey, M>,
+    peer: &Fetcher<CacheKey, M>,
 ) {
     let now = cluster.members();
-    for fetcher in fetchers {
-        for id in change.went.iter().filter_map(|member| before.id(member)) {
-            fetcher.remove_source(id);
+    for member in &change.went {
+        let Some(id) = before.id(member) else {
+            continue;
+        };
+        peer.remove_source(id);
+        if !now.leavers.contains_key(member) {
+            forget(cluster, home, member, id);
         }
-        for id in change.came.iter().filter_map(|member| now.id(member)) {
+    }
+    for id in change.came.iter().filter_map(|member| now.id(member)) {
+        for fetcher in [home, peer] {
             fetcher.add_source(id, Sources::group(Source::Member(id)));
         }
     }
-    for member in &change.went {
+}
+
+/// One that has left has had its time.
+pub(crate) fn forget<M: Clone + Send + Sync + 'static>(
+    cluster: &Cluster,
+    home: &Fetcher<CacheKey, M>,
+    member: &Member,
+    id: SourceId,
+) {
+    home.remove_source(id);
+    let members = cluster.members();
+    let is_back = |other: &Member| other.address() == member.address();
+    if !members.ids.keys().any(is_back) {
         cluster.links.forget(member.address());
     }
 }

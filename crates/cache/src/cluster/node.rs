@@ -9,7 +9,7 @@ use crate::{
 };
 use gannet_cluster::Member;
 use gannet_link::{Credentials, Drained, Links, LinksConfig, ServerLimits};
-use gannet_members::{Discovery, Watching};
+use gannet_members::{Discovery, Family, Watching};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
@@ -131,6 +131,7 @@ impl Joining {
                 server,
                 every: LOOK_EVERY,
                 port: port(&me).unwrap_or_else(|| self.address.port()),
+                family: Family::of(&me),
             },
             MembersFrom::Gossip {
                 listen,

@@ -5,13 +5,14 @@
 
 use super::{
     Cluster, HOME, WORDS_TTL,
-    answer::{Bucket, Head, Trouble},
     ask::{AskError, Asking, Event, pieces},
     under_way::Entered,
 };
 use crate::{
+    askers::{Asker, Side},
     key::{CacheKey, ChunkKey},
     plans::{self, Plans},
+    traces,
     transport::{ChunkFrom, Reply, Ways, chunk_answer, held_answer},
     ttl::TtlMap,
     types::ObjectError,
@@ -20,9 +21,9 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use gannet::{
     Answer, AttemptError, FetchError, Fetcher, Heartbeat, Request, StreamError, Transport,
-    engine::{End, Fault, FetchId, Stage},
+    engine::{End, Fault, FetchId, SourceId, Stage},
 };
-use gannet_cluster::{Role, Through, Words};
+use gannet_cluster::{Member, Role, Through, Words};
 use std::{future::IntoFuture as _, sync::Arc, time::Duration};
 
 /// Words that end a fetch are remembered for so long.
@@ -74,28 +75,41 @@ impl Transport for PeerTransport {
 
     async fn open(&self, request: Request<CacheKey, Reply>) -> Result<Answer<Reply>, AttemptError> {
         let peer = &self.0;
-        let asker = peer.ways.askers.of(request.fetch, &request.key);
-        let asker = asker.unwrap_or_else(|| "-".into());
+        let asker = peer.ways.askers.of(Side::Peer, request.fetch, &request.key);
+        let fetch = asker.as_ref().map(|asker| asker.trace.clone());
+        let fetch = fetch.unwrap_or_default();
+        let span = fetch.attempt(&request, || peer.name(request.source));
+        let asker = Asker::within(asker, span.parent());
         tracing::debug!(
-            request = %asker, key = ?request.key, source = request.source.0, fetch = request.fetch.0,
+            request = %asker.request, key = ?request.key, source = request.source.0, fetch = request.fetch.0,
             from_byte = request.from_byte, stage = ?request.stage, "attempt at a member"
         );
         let answer = peer.open(&request, &asker).await;
         if let Err(error) = &answer {
             tracing::debug!(
-                request = %asker, key = ?request.key, source = request.source.0,
+                request = %asker.request, key = ?request.key, source = request.source.0,
                 fetch = request.fetch.0, end = ?error.end, detail = %error.detail, "attempt at a member failed"
             );
         }
-        answer
+        traces::opened(span, fetch, answer)
     }
 }
 
 impl Peer {
+    /// What a source is called in spans.
+    fn name(&self, source: SourceId) -> String {
+        if source == HOME {
+            return "home".to_owned();
+        }
+        let members = self.cluster.members();
+        let member = members.by_id(source).map(Member::address);
+        format!("member/{}", member.unwrap_or("?"))
+    }
+
     async fn open(
         self: &Arc<Self>,
         request: &Request<CacheKey, Reply>,
-        asker: &Arc<str>,
+        asker: &Asker,
     ) -> Result<Answer<Reply>, AttemptError> {
         let key = &request.key;
         let entered = self.cluster.receiving.enter(key);
@@ -118,7 +132,7 @@ impl Peer {
         let (member, is_first) = {
             let first = match members.view.through(key.placement()) {
                 Through::Members { first, .. } => Some(first),
-                Through::Nobody { .. } => None,
+                Through::Nobody => None,
             };
             let member = members.by_id(request.source).cloned();
             let is_first = member.as_ref() == first;
@@ -154,7 +168,7 @@ impl Peer {
             key,
             request.from_byte,
             (member, role),
-            (Arc::clone(asker), request.heartbeat.clone()),
+            (asker.clone(), request.heartbeat.clone()),
             entered,
         );
         let first = match asking.next().await {
@@ -165,7 +179,7 @@ impl Peer {
             return Err(AttemptError::failed(Fault::Malformed, "no head"));
         };
         let CacheKey::Chunk(chunk) = key else {
-            let reply = self.learn(key, head);
+            let reply = head.learn(key, &self.ways);
             return reply.map(|reply| Answer::whole(reply, Bytes::new()));
         };
         let peer = Arc::clone(self);
@@ -281,52 +295,6 @@ impl Peer {
             self.ways.meta.drop_version(&version.name, &version.etag);
             self.cluster.gone(&version.name, &version.etag);
         }
-    }
-
-    /// Keeps an answer for as long as it is good, and gives it.
-    fn learn(&self, key: &CacheKey, head: Head) -> Result<Reply, AttemptError> {
-        let malformed = || AttemptError::failed(Fault::Malformed, "an answer to another question");
-        let object = |trouble: Trouble| ObjectError::from(trouble);
-        let fresh = |ms: u64| Duration::from_millis(ms);
-        Ok(match (key, head) {
-            (CacheKey::Head(name), Head::Object { answer, fresh_ms }) => {
-                let known = match answer {
-                    Ok(meta) => Ok(Arc::new(meta.read().ok_or_else(malformed)?)),
-                    Err(trouble) => Err(object(trouble)),
-                };
-                self.ways.meta.insert_for(name, &known, fresh(fresh_ms));
-                Reply::Head(known)
-            }
-            (CacheKey::List(query), Head::List { answer, fresh_ms }) => Reply::List(match answer {
-                Ok(page) => {
-                    let page = Arc::new(page.read().ok_or_else(malformed)?);
-                    let listings = &self.ways.listings;
-                    listings.keep_page_for(query, &page, fresh(fresh_ms));
-                    Ok(page)
-                }
-                Err(trouble) => Err(object(trouble)),
-            }),
-            (CacheKey::Buckets, Head::Buckets { answer, fresh_ms }) => {
-                Reply::Buckets(match answer {
-                    Ok(buckets) => {
-                        let buckets = buckets.into_iter().map(Bucket::read);
-                        let buckets: Option<Arc<[_]>> = buckets.collect();
-                        let buckets = buckets.ok_or_else(malformed)?;
-                        let listings = &self.ways.listings;
-                        listings.keep_buckets_for(&buckets, fresh(fresh_ms));
-                        Ok(buckets)
-                    }
-                    Err(trouble) => Err(object(trouble)),
-                })
-            }
-            (CacheKey::Bucket(bucket), Head::Bucket { answer, fresh_ms }) => {
-                let answer = answer.map_err(object);
-                let listings = &self.ways.listings;
-                listings.keep_bucket_for(bucket, &answer, fresh(fresh_ms));
-                Reply::Bucket(answer)
-            }
-            _ => return Err(malformed()),
-        })
     }
 }
 

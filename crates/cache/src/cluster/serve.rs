@@ -11,6 +11,7 @@ use super::{
     frame::{DATA_BYTES_MAX, Encoder, Kind, answer_key},
     message::{Purge, PurgeDone, Question, Refusal, Refused, What},
     metrics::Answered,
+    seal::Seal,
     under_way::Sign,
 };
 use crate::{
@@ -18,12 +19,13 @@ use crate::{
     edge::backend::RequestContext,
     key::{CacheKey, ChunkKey},
     read,
+    traces::{Parent, Span},
     transport::Reply,
     types::{ObjectError, Segment, SegmentStream},
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
-use gannet_cluster::{Ask, Have, Reply as Says};
+use gannet_cluster::{Ask, Have, Reply as Says, Role};
 use gannet_link::Peer;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
@@ -64,11 +66,13 @@ pub(crate) async fn serve(
         cluster.metrics.answered(Answered::Refused);
         return text(StatusCode::MISDIRECTED_REQUEST, "meant for another member");
     }
+    let secret = cluster.credentials.binding();
+    let seal = Seal::new(&secret, request.uri().path(), body);
     match request.uri().path() {
-        ASK => ask(&path.0, &cluster, &peer, body).await,
-        WARM => warm(&path.0, &cluster, body).await,
-        PURGE => purge(&path, body).await,
-        STATUS => json(StatusCode::OK, &serde_json::json!({ "v": 1 })),
+        ASK => ask(&path.0, &cluster, &peer, body, &secret, &seal).await,
+        WARM => warm(&path.0, &cluster, body, &seal).await,
+        PURGE => purge(&path, body, &seal).await,
+        STATUS => json(&seal, StatusCode::OK, &serde_json::json!({ "v": 1 })),
         _ => text(StatusCode::NOT_FOUND, "no such path"),
     }
 }
@@ -78,6 +82,8 @@ async fn ask(
     cluster: &Arc<Cluster>,
     peer: &Peer,
     body: &Bytes,
+    secret: &[u8; 32],
+    seal: &Seal,
 ) -> Response<Served> {
     let question = match Question::read(body) {
         Ok(question) => question,
@@ -91,9 +97,17 @@ async fn ask(
         Ok(key) => key,
         Err(why) => {
             tracing::warn!(peer = %peer.address, why, "a question for another cache");
-            return refuse(cluster, Refused::NotCoordinator);
+            return refuse(cluster, seal, Refused::NotCoordinator);
         }
     };
+    let mut span = core.ways.tracer.serve(question.trace.as_deref());
+    if span.is_on() {
+        span.set("gannet.peer", question.from());
+        span.set("gannet.role", question.role_name());
+        span.set("gannet.request_id", question.request.as_str());
+        span.set("gannet.from_byte", question.from_byte);
+        span.about(&key);
+    }
     if let CacheKey::Chunk(chunk) = &key
         && question.from_byte >= chunk.len()
     {
@@ -116,17 +130,26 @@ async fn ask(
         request = question.request, ?key, asker = ?asked.asker, role = ?asked.role, ?have, ?says,
         "asked by a member"
     );
-    let mut encoder = Encoder::new(answer_key(&cluster.credentials.binding(), body));
+    let mut encoder = Encoder::new(answer_key(secret, body));
     match says {
-        Says::NotCoordinator => refuse(cluster, Refused::NotCoordinator),
-        Says::NotHere => refuse(cluster, Refused::NotHere),
+        Says::NotCoordinator => {
+            span.outcome("not_coordinator");
+            refuse(cluster, seal, Refused::NotCoordinator)
+        }
+        Says::NotHere => {
+            span.outcome("not_here");
+            refuse(cluster, seal, Refused::NotHere)
+        }
         Says::Refer(member) => {
+            span.outcome("referred");
+            span.set("gannet.referred_to", member.address());
             cluster.metrics.answered(Answered::Referred);
             let frame = encoder.frame(Kind::Refer, member.address().as_bytes());
             Response::new(Full::new(frame).boxed_unsync())
         }
         Says::Serve | Says::Fill => {
             cluster.metrics.answered(Answered::Served);
+            span.outcome("aborted");
             let route = if have == Have::Receiving && says == Says::Serve {
                 Route::Peer
             } else {
@@ -137,15 +160,17 @@ async fn ask(
                 cluster: Arc::clone(cluster),
                 route,
                 sign: cluster.receiving.sign(&key),
+                began: question.from_byte,
                 at: question.from_byte,
                 // What is only passed on should not wait for long.
                 ticks: ticks(match route {
                     Route::Peer => cluster.pace.beat() / 4,
                     _ => cluster.pace.beat(),
                 }),
-                stage: begin(core, &key, &question, &asked, route),
+                stage: begin(core, &key, &question, &asked, (route, span.parent())),
                 key,
                 encoder,
+                span,
             };
             let frames = serving.frames().map(|bytes| Ok(Frame::data(bytes)));
             Response::new(StreamBody::new(frames).boxed_unsync())
@@ -162,6 +187,11 @@ async fn have(core: &Arc<Core>, cluster: &Arc<Cluster>, key: &CacheKey) -> Have 
             tiers.held(&place, chunk.len()).is_some()
                 || !core.ways.under_way.has(key)
                     && tiers.open_local(&place, chunk.len()).await.is_some()
+                    && {
+                        // It may have been there since before the start.
+                        core.ways.versions.note(&chunk.version);
+                        true
+                    }
         }
         key => core.ways.answered_meanwhile(key).is_some(),
     };
@@ -184,11 +214,13 @@ struct Serving {
     route: Route,
     encoder: Encoder,
     stage: Stage,
-    /// The next byte of the chunk.
+    /// The first byte asked for of the chunk, and the next one.
+    began: u64,
     at: u64,
     ticks: Interval,
     /// The sign from upstream that was passed on last.
     sign: Sign,
+    span: Span,
 }
 
 enum Stage {
@@ -207,7 +239,7 @@ fn begin(
     key: &CacheKey,
     question: &Question,
     asked: &Ask,
-    route: Route,
+    (route, trace): (Route, Parent),
 ) -> Stage {
     let mut hasher = DefaultHasher::new();
     asked.asker.address().hash(&mut hasher);
@@ -215,6 +247,7 @@ fn begin(
         request_id: question.request.as_str().into(),
         // Members take turns.
         owner: (hasher.finish() >> 32) as u32,
+        trace,
     };
     let (core, key) = (Arc::clone(core), key.clone());
     match key {
@@ -348,6 +381,7 @@ impl Serving {
                 }
                 Came::Answer(Ok(head)) => {
                     self.stage = Stage::Over;
+                    self.span.outcome("served");
                     let head = self.head(&head);
                     return Some(vec![head, self.encoder.frame(Kind::End, b"")]);
                 }
@@ -386,6 +420,10 @@ impl Serving {
         let head = self.encoder.head(Kind::Data, self.at, &part);
         self.at += part.len() as u64;
         self.cluster.metrics.sent(part.len() as u64);
+        self.span.set("gannet.bytes", self.at - self.began);
+        if matches!(&self.key, CacheKey::Chunk(chunk) if chunk.len() == self.at) {
+            self.span.outcome("served");
+        }
         vec![head, part]
     }
 
@@ -396,44 +434,68 @@ impl Serving {
 
     fn fail(&mut self, error: &ObjectError) -> Vec<Bytes> {
         self.stage = Stage::Over;
+        self.span.failed(error);
         let json = serde_json::to_vec(&Trouble::from(error)).unwrap_or_default();
         vec![self.encoder.frame(Kind::Fail, &json)]
     }
 }
 
+/// The first comes at once: where there is nothing to send yet, the asker is told that we are there.
 fn ticks(every: Duration) -> Interval {
-    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
+    let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     ticks
 }
 
 /// Fetches a chunk that we coordinate into our store.
-async fn warm(core: &Arc<Core>, cluster: &Arc<Cluster>, body: &Bytes) -> Response<Served> {
+async fn warm(
+    core: &Arc<Core>,
+    cluster: &Arc<Cluster>,
+    body: &Bytes,
+    seal: &Seal,
+) -> Response<Served> {
     let question = match Question::read(body) {
         Ok(question) => question,
         Err(why) => return text(StatusCode::BAD_REQUEST, &why),
     };
     let key = question.what.key(&core.origin_id, core.chunk_size);
     let Ok(CacheKey::Chunk(chunk)) = key else {
-        return refuse(cluster, Refused::NotCoordinator);
+        return refuse(cluster, seal, Refused::NotCoordinator);
     };
     let asked = question.ask(|address| cluster.member(address));
-    let stands_in = asked.role == gannet_cluster::Role::StandIn;
-    let placement = CacheKey::Chunk(chunk.clone()).placement();
-    if !cluster.members().view.answers_for(placement, stands_in) {
-        return refuse(cluster, Refused::NotCoordinator);
+    let key = CacheKey::Chunk(chunk.clone());
+    match asked.role {
+        // It hands over what it has, and is to be asked for it; the origin is not.
+        Role::Holder => {
+            let members = cluster.members();
+            let asker = members.holder(&asked.asker);
+            if cluster.is_leaving() || asker.is_none_or(|id| !members.holders(&key).contains(&id)) {
+                return refuse(cluster, seal, Refused::NotHere);
+            }
+        }
+        role => {
+            let stands_in = role == Role::StandIn;
+            let members = cluster.members();
+            if !members.view.answers_for(key.placement(), stands_in) {
+                return refuse(cluster, seal, Refused::NotCoordinator);
+            }
+        }
     }
     let context = RequestContext {
         request_id: question.request.as_str().into(),
         owner: u32::MAX,
+        trace: Parent::default(),
     };
     match crate::warm::warm_here(core, chunk, &context).await {
-        Ok(fetched) => json(StatusCode::OK, &Head::Warmed { fetched }),
-        Err(error) => json(StatusCode::UNPROCESSABLE_ENTITY, &Trouble::from(&error)),
+        Ok(fetched) => json(seal, StatusCode::OK, &Head::Warmed { fetched }),
+        Err(error) => {
+            let trouble = Trouble::from(&error);
+            json(seal, StatusCode::UNPROCESSABLE_ENTITY, &trouble)
+        }
     }
 }
 
-async fn purge(path: &ReadPath, body: &Bytes) -> Response<Served> {
+async fn purge(path: &ReadPath, body: &Bytes, seal: &Seal) -> Response<Served> {
     let purge: Purge = match serde_json::from_slice(body) {
         Ok(purge) => purge,
         Err(error) => return text(StatusCode::BAD_REQUEST, &error.to_string()),
@@ -442,30 +504,30 @@ async fn purge(path: &ReadPath, body: &Bytes) -> Response<Served> {
         .purge_here(purge.bucket.as_deref(), &purge.prefix)
         .await
     {
-        Ok(purged) => json(StatusCode::OK, &PurgeDone::from(purged)),
+        Ok(purged) => json(seal, StatusCode::OK, &PurgeDone::from(purged)),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
 }
 
-fn refuse(cluster: &Cluster, refused: Refused) -> Response<Served> {
+fn refuse(cluster: &Cluster, seal: &Seal, refused: Refused) -> Response<Served> {
     cluster.metrics.answered(match refused {
         Refused::NotCoordinator => Answered::NotCoordinator,
         Refused::NotHere => Answered::NotHere,
     });
-    json(StatusCode::CONFLICT, &Refusal { refused })
+    json(seal, StatusCode::CONFLICT, &Refusal { refused })
 }
 
-fn json(status: StatusCode, body: &impl serde::Serialize) -> Response<Served> {
+/// An answer that counts, and so is sealed.
+fn json(seal: &Seal, status: StatusCode, body: &impl serde::Serialize) -> Response<Served> {
     let body = serde_json::to_vec(body).unwrap_or_default();
-    respond(status, body.into())
+    let answer = seal.answer(status, body.into());
+    answer.map(|body| body.boxed_unsync())
 }
 
+/// One that only says that there is none.
 fn text(status: StatusCode, text: &str) -> Response<Served> {
-    respond(status, Bytes::copy_from_slice(text.as_bytes()))
-}
-
-fn respond(status: StatusCode, body: Bytes) -> Response<Served> {
-    let mut response = Response::new(Full::new(body).boxed_unsync());
+    let body = Full::new(Bytes::copy_from_slice(text.as_bytes()));
+    let mut response = Response::new(body.boxed_unsync());
     *response.status_mut() = status;
     response
 }

@@ -7,7 +7,10 @@ use crate::key::CacheKey;
 use gannet_cluster::{Pace, Passed};
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -20,6 +23,26 @@ struct Entry {
     attempts: u32,
     passed: Passed,
     sign: Sign,
+}
+
+/// When something was heard of a member last, in milliseconds of the desk's time.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Heard(Arc<AtomicU64>);
+
+impl Heard {
+    /// Something was heard.
+    pub(super) fn note(&self, now: Duration) {
+        self.0.fetch_max(millis(now), Relaxed);
+    }
+
+    /// Whether something was heard since then.
+    pub(super) fn since(&self, then: Duration) -> bool {
+        self.0.load(Relaxed) > millis(then)
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The last sign to be passed on.

@@ -2,6 +2,7 @@
 
 use crate::{
     origin::BoxFuture,
+    traces::Parent,
     types::{
         BucketEntry, ByteStream, ListPage, ListQuery, ObjectError, ObjectMeta, ObjectName, Segment,
         SegmentStream,
@@ -84,4 +85,6 @@ pub struct RequestContext {
     /// Callers with the same number share their turns at the origin (a hash of the identity, or of
     /// the client's address where anonymous).
     pub owner: u32,
+    /// Where the spans of what is done for it hang.
+    pub trace: Parent,
 }

@@ -2,7 +2,8 @@
 //! length. A body that breaks off is an error to hyper, which then cuts the connection (HTTP/1) or
 //! resets the stream (HTTP/2): a short object never looks like a whole one.
 
-use super::metrics::EdgeMetrics;
+use super::{metrics::EdgeMetrics, span};
+use crate::traces::Span;
 use crate::types::{ObjectError, Segment, SegmentStream};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -27,6 +28,10 @@ pub(crate) struct EdgeBody {
     form: Form,
     metrics: Arc<EdgeMetrics>,
     watch: Arc<Watch>,
+    /// Of the request; ends with the body.
+    span: Span,
+    /// Bytes owed at first, where there is a span to tell.
+    len: u64,
 }
 
 enum Source {
@@ -113,6 +118,8 @@ impl EdgeBody {
             form: Form::Segments,
             metrics,
             watch,
+            span: Span::default(),
+            len: 0,
         }
     }
 
@@ -134,7 +141,15 @@ impl EdgeBody {
             form,
             metrics,
             watch,
+            span: Span::default(),
+            len: 0,
         }
+    }
+
+    /// Has this span end with the body.
+    pub(crate) fn trace(&mut self, span: Span) {
+        self.len = self.left;
+        self.span = span;
     }
 
     /// Bytes still owed.
@@ -250,6 +265,9 @@ impl Drop for EdgeBody {
     fn drop(&mut self) {
         self.watch.handed_out.store(0, Relaxed);
         self.watch.done.store(true, Relaxed);
+        if self.span.is_on() {
+            span::sent(&mut self.span, self.len - self.left, self.left == 0);
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use super::{
     tls::{TlsError, TlsFiles},
     wire::{Socket, Wire},
 };
+use crate::traces::Tracer;
 use bytes::BytesMut;
 use std::{
     future::Future,
@@ -107,9 +108,24 @@ impl Edge {
     /// # Errors
     /// If the TLS files cannot be used.
     pub fn new(config: EdgeConfig, backend: Arc<dyn Backend>) -> Result<Arc<Self>, TlsError> {
+        Self::traced(config, backend, Tracer::default())
+    }
+
+    /// The same, with traces of what clients ask for.
+    pub(crate) fn traced(
+        config: EdgeConfig,
+        backend: Arc<dyn Backend>,
+        tracer: Tracer,
+    ) -> Result<Arc<Self>, TlsError> {
         let tls = config.tls.map(TlsFiles::open).transpose()?;
         let metrics = Arc::new(EdgeMetrics::default());
-        let service = Service::new(backend, config.access.clone(), &config.domains, metrics);
+        let service = Service::new(
+            backend,
+            config.access.clone(),
+            &config.domains,
+            metrics,
+            tracer,
+        );
         Ok(Arc::new(Self {
             service: Arc::new(service),
             tls,

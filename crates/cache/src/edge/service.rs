@@ -12,9 +12,11 @@ use super::{
     list::{self, Listing},
     metrics::EdgeMetrics,
     query::Query,
-    subresource,
+    refused::drain,
+    span, subresource,
     target::Target,
 };
+use crate::traces::{Parent, Tracer};
 use crate::types::{ListPage, ListQuery, ObjectError, ObjectName, Segment, SegmentStream};
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
@@ -22,19 +24,14 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header, request::Parts,
 };
 use http_body::Body;
-use http_body_util::BodyExt;
 use std::{
     net::IpAddr,
     ops::Range,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 use tracing::Instrument;
 
-/// How much of a refused upload is read so that its sender gets to see the refusal.
-const DRAIN_MAX: u64 = 256 << 10;
-/// How long that may take.
-const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
 /// Empty pages of one V1 listing that are skipped.
 const EMPTY_PAGES_MAX: usize = 1000;
 /// The most parts that an object may have: S3's.
@@ -49,6 +46,7 @@ pub(crate) struct Service {
     access: Access,
     verifier: Option<Verifier>,
     domains: Vec<String>,
+    pub(crate) tracer: Tracer,
 }
 
 /// The other end of a connection.
@@ -85,6 +83,7 @@ impl Service {
         access: Access,
         domains: &[String],
         metrics: Arc<EdgeMetrics>,
+        tracer: Tracer,
     ) -> Self {
         let domains = domains
             .iter()
@@ -102,6 +101,7 @@ impl Service {
             access,
             verifier,
             domains,
+            tracer,
         }
     }
 
@@ -123,15 +123,19 @@ impl Service {
         let span = tracing::debug_span!(
             "serve", request_id = %id, method = %parts.method, path = parts.uri.path()
         );
+        let mut trace = self.trace(&parts, peer, id);
         let answer = async {
             if !matches!(parts.method, Method::GET | Method::HEAD) {
                 drain(body, &parts.headers).await;
             }
-            self.answer(&parts, peer, form, id).await
+            self.answer(&parts, peer, form, id, trace.parent()).await
         }
         .instrument(span.clone())
         .await;
-        let response = self.finish(&parts, id, answer, form, watch);
+        if let Err(failure) = &answer {
+            trace.set("gannet.error_code", failure.code());
+        }
+        let mut response = self.finish(&parts, id, answer, form, watch);
         let took = started.elapsed();
         if parts.method == Method::GET && response.status().is_success() {
             self.metrics.first_byte(took);
@@ -139,6 +143,10 @@ impl Service {
         self.metrics
             .request(&parts.method, response.status().as_u16());
         span.in_scope(|| tracing::debug!(status = response.status().as_u16(), ?took, "answered"));
+        if trace.is_on() {
+            span::answered(&mut trace, response.status());
+            response.body_mut().trace(trace);
+        }
         response
     }
 
@@ -214,15 +222,9 @@ impl Service {
         peer: &Peer,
         form: Form,
         id: RequestId,
+        trace: Parent,
     ) -> Result<Answer, Failure> {
-        let host = match parts.uri.authority() {
-            Some(authority) => Some(authority.as_str()),
-            None => parts
-                .headers
-                .get(header::HOST)
-                .and_then(|host| host.to_str().ok()),
-        };
-        let target = self.target(parts.uri.path(), host);
+        let target = self.target(parts.uri.path(), span::host(parts));
         match parts.method {
             Method::GET | Method::HEAD => {}
             Method::OPTIONS => return Err(preflight(&parts.headers)),
@@ -241,6 +243,7 @@ impl Service {
         let context = RequestContext {
             request_id: id.to_string().into(),
             owner: caller.owner,
+            trace,
         };
         tracing::debug!(caller = caller.name(), ?target, "asked");
         match &target {
@@ -670,29 +673,4 @@ fn preflight(headers: &HeaderMap) -> Failure {
         "AccessForbidden",
         "CORSResponse: CORS is not enabled for this bucket.",
     )
-}
-
-/// Reads a small upload that is on its way already, so that closing the connection does not take the
-/// answer down with it. Who waits for a `100 Continue` sends none.
-async fn drain<B>(mut body: B, headers: &HeaderMap)
-where
-    B: Body<Data: Send, Error: Send> + Send + Unpin,
-{
-    if headers.contains_key(header::EXPECT) {
-        return;
-    }
-    let read = async {
-        let mut left = DRAIN_MAX;
-        while let Some(Ok(frame)) = body.frame().await {
-            let len = frame
-                .data_ref()
-                .map_or(0, |data| bytes::Buf::remaining(data) as u64);
-            let Some(rest) = left.checked_sub(len.max(1)) else {
-                return;
-            };
-            left = rest;
-        }
-    };
-    // Either way the answer goes out.
-    let _ = tokio::time::timeout(DRAIN_TIME_MAX, read).await;
 }

@@ -17,7 +17,7 @@ mod validators;
 mod wire;
 mod xml;
 
-pub(crate) use wire::on_behalf_of;
+pub(crate) use wire::{USER_AGENT, on_behalf_of};
 
 pub use connector::{Connector, object_store};
 pub use env::Environment;

@@ -2,6 +2,10 @@
 //! bounds. What is common to S3, Azure, GCS and plain web servers.
 
 use super::{OriginError, OriginStream, validators, xml};
+use crate::{
+    askers::Asker,
+    traces::{Kind, Span},
+};
 use bytes::Bytes;
 use gannet::http::{Client, HttpError, HttpErrorKind};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
@@ -17,17 +21,15 @@ use url::Url;
 
 /// Names the request of ours that an origin is asked for, so that its logs can be joined with ours.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-gannet-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 tokio::task_local! {
-    static ON_BEHALF_OF: Option<Arc<str>>;
+    static ON_BEHALF_OF: Option<Asker>;
 }
 
 /// Asks origins on behalf of this request: all that `asking` sends says so.
-pub(crate) async fn on_behalf_of<T>(
-    request: Option<Arc<str>>,
-    asking: impl Future<Output = T>,
-) -> T {
-    ON_BEHALF_OF.scope(request, asking).await
+pub(crate) async fn on_behalf_of<T>(asker: Option<Asker>, asking: impl Future<Output = T>) -> T {
+    ON_BEHALF_OF.scope(asker, asking).await
 }
 
 /// What we call ourselves.
@@ -99,6 +101,8 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     body: Incoming,
+    /// Ends with the body.
+    span: Span,
 }
 
 /// Sends one request without a body.
@@ -116,18 +120,36 @@ pub(crate) async fn send(
     *request.headers_mut() = headers;
     request.headers_mut().insert(header::USER_AGENT, USER_AGENT);
     let asker = ON_BEHALF_OF.try_with(Option::clone).ok().flatten();
-    if let Some(id) = asker.as_deref().and_then(|id| header_value(id).ok()) {
+    if let Some(id) = asker
+        .as_ref()
+        .and_then(|asker| header_value(&asker.request).ok())
+    {
         request.headers_mut().insert(REQUEST_ID, id);
+    }
+    let mut span = begin(asker.as_ref(), &request);
+    // Beside what is signed, like the id: a signature says which headers it covers.
+    if let Some(context) = span.parent().remote()
+        && let Ok(value) = header_value(&context.to_string())
+    {
+        request.headers_mut().insert(TRACEPARENT, value);
     }
     let range = request.headers().get(header::RANGE).cloned();
     let response = client
         .send(request)
         .await
-        .map_err(|error| no_answer(&error))?;
+        .map_err(|error| no_answer(&error));
+    let response = response.inspect_err(|error| span.failed(error))?;
+    if response.status().as_u16() >= 400 {
+        span.fail(&response.status());
+    }
+    span.set(
+        "http.response.status_code",
+        u64::from(response.status().as_u16()),
+    );
     let (parts, body) = response.into_parts();
     // Without the query, which may hold a signature.
     tracing::debug!(
-        request = asker.as_deref().unwrap_or("-"),
+        request = asker.as_ref().map_or("-", |asker| &asker.request),
         url = uri.split('?').next(),
         status = parts.status.as_u16(),
         range = range.as_ref().and_then(|range| range.to_str().ok()),
@@ -137,7 +159,29 @@ pub(crate) async fn send(
         status: parts.status,
         headers: parts.headers,
         body,
+        span,
     })
+}
+
+/// The span of a request to an origin, if that is traced.
+fn begin(asker: Option<&Asker>, request: &Request<Full<Bytes>>) -> Span {
+    let Some(asker) = asker.filter(|asker| asker.trace.is_on()) else {
+        return Span::default();
+    };
+    let (method, uri) = (request.method(), request.uri());
+    let mut span = asker.trace.child(Kind::Client, "origin");
+    span.name(|| method.to_string().into());
+    span.set("http.request.method", method.as_str());
+    span.set("server.address", uri.host().unwrap_or_default());
+    if let Some(port) = uri.port_u16() {
+        span.set("server.port", u64::from(port));
+    }
+    // Without the query, which may hold a signature.
+    span.set("url.path", uri.path());
+    if let Some(range) = request.headers().get(header::RANGE) {
+        span.set("gannet.range", range.to_str().unwrap_or_default());
+    }
+    span
 }
 
 fn no_answer(error: &HttpError) -> OriginError {
@@ -347,6 +391,7 @@ pub(crate) fn ranged(
         skip,
         left: wanted,
         see_end,
+        span: answer.span,
     };
     Ok(Box::pin(futures_util::stream::try_unfold(
         reading,
@@ -359,6 +404,7 @@ struct Reading {
     skip: u64,
     left: u64,
     see_end: bool,
+    span: Span,
 }
 
 impl Reading {
@@ -370,12 +416,20 @@ impl Reading {
             let Some(frame) = self.body.frame().await else {
                 return match self.left {
                     0 => Ok(None),
-                    left => Err(OriginError::Truncated(
-                        format!("{left} bytes are missing").into(),
-                    )),
+                    left => {
+                        let error =
+                            OriginError::Truncated(format!("{left} bytes are missing").into());
+                        self.span.failed(&error);
+                        Err(error)
+                    }
                 };
             };
-            let Ok(mut bytes) = frame.map_err(|error| broken(&error))?.into_data() else {
+            let frame = frame.map_err(|error| {
+                let error = broken(&error);
+                self.span.failed(&error);
+                error
+            })?;
+            let Ok(mut bytes) = frame.into_data() else {
                 continue;
             };
             if self.skip > 0 {

@@ -41,6 +41,7 @@ fn context(owner: u32) -> RequestContext {
     RequestContext {
         request_id: "test".into(),
         owner,
+        trace: crate::traces::Parent::default(),
     }
 }
 
@@ -59,7 +60,15 @@ fn path_of(
         .iter()
         .map(|o| Arc::clone(o) as Arc<dyn Origin>)
         .collect();
-    ReadPath::new(config, origins, disk, shared, None).unwrap()
+    ReadPath::new(
+        config,
+        origins,
+        disk,
+        shared,
+        None,
+        crate::traces::Tracer::default(),
+    )
+    .unwrap()
 }
 
 /// Reads a range as the edge does: looks the object up, and begins anew once if it changed.
@@ -89,14 +98,17 @@ async fn read_as(
     }
 }
 
-/// Waits until nothing is in flight any more.
+/// Waits until nothing is in flight any more, for a minute at most: by the clock on the wall, for tokio's
+/// may be paused.
 async fn settle(path: &ReadPath) {
+    let began = std::time::Instant::now();
     loop {
         let snapshot = path.0.home.snapshot().await.unwrap();
         if snapshot.fetches.is_empty() {
             assert_eq!(snapshot.attempts, 0);
             return;
         }
+        assert!(began.elapsed().as_secs() < 60, "{snapshot:?}");
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
 }

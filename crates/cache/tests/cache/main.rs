@@ -47,6 +47,7 @@ fn config(origin: &Origin) -> CacheConfig {
             queue_timeout: Duration::from_secs(60),
             ..ReadConfig::default()
         },
+        traces: None,
     }
 }
 

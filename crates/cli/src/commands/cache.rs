@@ -59,7 +59,10 @@ async fn serve(config: CacheConfig) -> Result {
 /// Settings that cannot be are the user's to mend; all else may work another time.
 fn not_started(error: &CacheError) -> Error {
     match error {
-        CacheError::Origin(_) | CacheError::Config(_) | CacheError::Link(_) => Error::usage(error),
+        CacheError::Origin(_)
+        | CacheError::Config(_)
+        | CacheError::Link(_)
+        | CacheError::Traces(_) => Error::usage(error),
         CacheError::Listen {
             what,
             address,

@@ -37,7 +37,7 @@ impl Args for Flags {
                     .num_args(0..=1)
                     .require_equals(true)
                     .default_missing_value("true"),
-                Shape::Text | Shape::Number => arg,
+                Shape::Text | Shape::Number | Shape::Fraction => arg,
             });
         }
         command

@@ -220,6 +220,8 @@ fn from_toml(shape: Shape, value: &toml::Value) -> Option<Vec<String>> {
     match (shape, value) {
         (Shape::Text, toml::Value::String(text)) => Some(vec![text.clone()]),
         (Shape::Number, toml::Value::Integer(number)) => Some(vec![number.to_string()]),
+        (Shape::Fraction, toml::Value::Integer(number)) => Some(vec![number.to_string()]),
+        (Shape::Fraction, toml::Value::Float(number)) => Some(vec![number.to_string()]),
         (Shape::Switch, toml::Value::Boolean(on)) => Some(vec![on.to_string()]),
         (Shape::List, toml::Value::Array(values)) => values
             .iter()
@@ -233,6 +235,7 @@ fn example(shape: Shape) -> &'static str {
     match shape {
         Shape::Text => "a text in quotes",
         Shape::Number => "a whole number",
+        Shape::Fraction => "a number from 0 to 1",
         Shape::Switch => "true or false",
         Shape::List => "an array of texts in quotes",
     }

@@ -14,8 +14,9 @@ pub use value::{Shape, Value};
 
 use crate::{
     exit::{Error, Result},
-    units::{Size, Span},
+    units::{Fraction, Size, Span},
 };
+use gannet_cache::TraceConfig;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// A value and who set it.
@@ -186,6 +187,12 @@ settings! {
     log_level ("log-level" "LEVEL"): String = "info".to_owned();
     /// Logs are lines of JSON.
     json_logs ("json-logs" "BOOL"): bool = false;
+    /// An OpenTelemetry collector to send traces of requests to, by OTLP over HTTP:
+    /// http://host:4318, or with the path at which it takes traces. Not set: nothing is traced.
+    otlp ("otlp" "URL"): Option<String> = None;
+    /// Which part of the requests is traced, 0 to 1. A client that says itself, by `traceparent`,
+    /// whether its request is sampled is followed, within bounds.
+    otlp_sample ("otlp-sample" "RATIO"): Fraction = Fraction(0.01);
 }
 
 const fn secs(n: u64) -> Span {
@@ -216,6 +223,7 @@ impl Settings {
         self.check_access()?;
         self.check_bounds()?;
         self.check_cluster()?;
+        self.check_traces()?;
         match (&self.tls_cert.value, &self.tls_key.value) {
             (Some(_), None) => Err(Error::usage("--tls-cert needs --tls-key")),
             (None, Some(_)) => Err(Error::usage("--tls-key needs --tls-cert")),
@@ -240,6 +248,26 @@ impl Settings {
             )),
             _ => Ok(()),
         }
+    }
+
+    fn check_traces(&self) -> Result {
+        let Some(traces) = self.traces() else {
+            return Ok(());
+        };
+        let endpoint = traces.endpoint().map(drop);
+        endpoint.map_err(|error| {
+            Error::usage(error)
+                .context("--otlp")
+                .remedy("such as http://127.0.0.1:4318")
+        })
+    }
+
+    /// Where traces go, and how many; none where they are off.
+    pub(crate) fn traces(&self) -> Option<TraceConfig> {
+        Some(TraceConfig {
+            url: self.otlp.value.clone()?,
+            sample: self.otlp_sample.value.0,
+        })
     }
 
     fn check_cluster(&self) -> Result {

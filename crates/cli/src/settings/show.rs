@@ -26,7 +26,7 @@ fn in_toml(shape: Shape, texts: &[String]) -> String {
             texts.iter().map(quote).collect::<Vec<_>>().join(", ")
         ),
         Shape::Text => texts.iter().map(quote).collect(),
-        Shape::Number | Shape::Switch => texts.concat(),
+        Shape::Number | Shape::Fraction | Shape::Switch => texts.concat(),
     }
 }
 
@@ -38,7 +38,7 @@ pub fn show_json(settings: &Settings) -> String {
             (None, _) => serde_json::Value::Null,
             (Some(texts), Shape::List) => json!(texts),
             (Some(texts), Shape::Text) => json!(texts.concat()),
-            (Some(texts), Shape::Number | Shape::Switch) => {
+            (Some(texts), Shape::Number | Shape::Fraction | Shape::Switch) => {
                 serde_json::from_str(&texts.concat()).unwrap_or_else(|_| json!(texts.concat()))
             }
         };

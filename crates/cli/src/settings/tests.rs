@@ -225,3 +225,31 @@ fn the_documents_example_is_a_valid_file() {
     settings.check().unwrap();
     assert_eq!(settings.disk_max.value, Size::gib(500));
 }
+
+#[test]
+fn traces_go_where_they_can_be_taken() {
+    let traces = |flags: &[(&'static str, &str)], file: &str| {
+        let settings = resolve(flags, &[], file)?;
+        settings.check().map(|()| settings.traces())
+    };
+    assert_eq!(traces(&[], "").unwrap(), None, "off by default");
+    assert_eq!(traces(&[], "otlp-sample = 0.5").unwrap(), None);
+    let on = traces(&[("otlp", "http://h:4318")], "otlp-sample = 1").unwrap();
+    let on = on.expect("a collector");
+    assert_eq!(on.sample, 1.0);
+    let url = |text: &str| {
+        let traces = traces(&[("otlp", text)], "").unwrap().expect("a collector");
+        traces.endpoint().unwrap().to_string()
+    };
+    assert_eq!(url("http://h:4318"), "http://h:4318/v1/traces");
+    assert_eq!(url("https://h/"), "https://h/v1/traces");
+    assert_eq!(url("http://h/otlp/v1/traces"), "http://h/otlp/v1/traces");
+    for bad in ["", "h:4318", "grpc://h:4317", "http://", "http://u:p@h"] {
+        assert!(traces(&[("otlp", bad)], "").is_err(), "{bad}");
+    }
+    for bad in ["2", "-0.1", "NaN", "inf", "1%", ""] {
+        assert!(traces(&[("otlp-sample", bad)], "").is_err(), "{bad}");
+    }
+    assert!(traces(&[], "otlp-sample = 1.5").is_err());
+    assert!(traces(&[], "otlp-sample = \"0.5\"").is_err());
+}

@@ -1,6 +1,6 @@
 //! The types a setting can have, and how each is written on a command line and in TOML.
 
-use crate::units::{Size, Span};
+use crate::units::{Fraction, Size, Span};
 use std::{net::SocketAddr, path::PathBuf};
 
 /// How a setting is written.
@@ -10,6 +10,8 @@ pub enum Shape {
     Text,
     /// One whole number, bare in TOML.
     Number,
+    /// A part of one, bare in TOML.
+    Fraction,
     /// `true` or `false`; as a flag it may stand alone.
     Switch,
     /// Any number of texts: a repeated flag, an array in TOML, separated by spaces in an environment
@@ -70,6 +72,12 @@ one_text!(
     |text: &str| text
         .parse()
         .map_err(|_| format!("\"{}\" is no whole number below 2^32", text.escape_debug())),
+    Self::to_string
+);
+one_text!(
+    Fraction,
+    Shape::Fraction,
+    |text: &str| text.parse().map_err(|error| format!("{error}")),
     Self::to_string
 );
 one_text!(

@@ -39,6 +39,8 @@ pub(crate) enum Mischief {
     NeverEnds,
     /// From some answer on, nothing that passes means anything.
     Nonsense,
+    /// Answers without frames have other numbers.
+    Lies,
 }
 
 /// A proxy in front of a member. Ends when dropped.
@@ -170,12 +172,22 @@ impl Shared {
                 _ => Passes::Yes,
             };
         }
+        if mischief == Mischief::Lies {
+            // Frames begin with their kind.
+            let is_json = payload.starts_with(b"{");
+            let mut digits = payload.iter_mut().filter(|byte| byte.is_ascii_digit());
+            if is_json && let Some(digit) = digits.next() {
+                *digit = if *digit == b'1' { b'2' } else { b'1' };
+                self.strikes(answer);
+            }
+            return Passes::Yes;
+        }
         if payload.len() < LARGE || mischief == Mischief::None {
             return Passes::Yes;
         }
         self.strikes(answer);
         match mischief {
-            Mischief::None | Mischief::Replays => Passes::Yes,
+            Mischief::None | Mischief::Replays | Mischief::Lies => Passes::Yes,
             Mischief::Corrupts => {
                 payload[payload.len() / 2] ^= 1;
                 Passes::Yes

@@ -64,3 +64,29 @@ async fn it_never_ends() {
 async fn it_sends_nonsense() {
     served_well_although_it(Mischief::Nonsense, "--hedge-after=10s").await;
 }
+
+/// Nobody believes that a purge has reached a member when something in between says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_lies_about_what_has_no_frames() {
+    let origin = Origin::start();
+    let mut members = Members::of_secret(3, &origin, &["--chunk-size=1MiB"]);
+    let link = Link::to(members.listen[0].clone()).await;
+    members.internal[0].clone_from(&link.address);
+    members.launch(Members::peers);
+    members.until_ready().await;
+    let purge = async || {
+        let url = format!("{}/admin/purge?bucket=b", members.members[1].ops);
+        let answer = client::request("POST", &url, &[], b"").await;
+        answer.expect("an answer").text()
+    };
+    let said = purge().await;
+    assert!(!said.contains("error"), "{said}");
+    link.does(Mischief::Lies);
+    let said = purge().await;
+    assert!(said.contains("checksum does not fit"), "{said}");
+    let status = members.members[1].status("").await.to_string();
+    assert!(status.contains("checksum does not fit"), "{status}");
+    assert_eq!(link.struck(), 2);
+    let name = "gannet_cluster_asks_total{outcome=\"corrupt\"}";
+    assert_eq!(members.metric(name).await, 2.0, "counted");
+}

@@ -2,6 +2,7 @@
 
 mod cut_off;
 mod faults;
+mod handover;
 #[path = "../e2e/harness.rs"]
 #[allow(dead_code, reason = "shared with the tests of one process")]
 mod harness;
@@ -16,3 +17,4 @@ mod origins;
 mod restart;
 mod sick;
 mod store;
+mod traces;

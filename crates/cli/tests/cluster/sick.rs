@@ -14,13 +14,16 @@ use tokio::{
     task::JoinHandle,
 };
 
+/// How long a slow one takes for everything: the fault, not a wait for something.
+const SLOWNESS: Duration = Duration::from_secs(10);
+
 /// What is wrong with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sick {
     Not,
     /// Everything is answered with 500.
     Fails,
-    /// Everything takes ten seconds.
+    /// Everything takes [`SLOWNESS`].
     Slow,
     /// Connections are closed at once.
     Refuses,
@@ -126,7 +129,7 @@ impl Shared {
             (true, Sick::Fails) => return refuse(&mut from, "500 Internal Server Error").await,
             (true, Sick::Full) => return refuse(&mut from, "507 Insufficient Storage").await,
             (true, Sick::Refuses) => return Ok(()),
-            (true, Sick::Slow) => tokio::time::sleep(Duration::from_secs(10)).await,
+            (true, Sick::Slow) => tokio::time::sleep(SLOWNESS).await,
             _ => {}
         }
         let text = String::from_utf8_lossy(&request[..head]);

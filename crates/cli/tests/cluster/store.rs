@@ -8,7 +8,7 @@ use crate::{
 use gannet_testkit::{
     client,
     origin::{Object, Origin},
-    peers::Moto,
+    peers::{Garage, Moto},
     process::Process,
 };
 
@@ -27,19 +27,64 @@ async fn cluster(origin: &Origin) -> (Moto, SickStore, Members) {
 
 /// Members that share this store; none is started yet.
 fn before(origin: &Origin, store: &SickStore) -> Members {
-    let url = format!("--store=s3://store/chunks?endpoint={}", store.url());
+    before_url(origin, store.url(), ["test", "test"])
+}
+
+/// The same for a store at this URL, with this key and its secret.
+fn before_url(origin: &Origin, url: &str, [id, secret]: [&str; 2]) -> Members {
+    let url = format!("--store=s3://store/chunks?endpoint={url}");
     let args = ["--chunk-size=1MiB", "--hedge-after=1s", url.as_str()];
     let mut members = Members::of_secret(3, origin, &args);
-    members.env("AWS_ACCESS_KEY_ID", "test");
-    members.env("AWS_SECRET_ACCESS_KEY", "test");
+    members.env("AWS_ACCESS_KEY_ID", id);
+    members.env("AWS_SECRET_ACCESS_KEY", secret);
     members
 }
+
+/// Starts one of them, which ends: what it said.
+fn refused(members: &Members) -> String {
+    let mut command = members.command(0);
+    command.args(members.peers(0));
+    command.args(["--listen=127.0.0.1:0", "--ops-listen=127.0.0.1:0"]);
+    let mut process = Process::spawn("gannet", &mut command);
+    let ended = process.wait(PATIENCE);
+    assert_eq!(ended.code(), Some(3), "{}", process.log());
+    process.log()
+}
+
+/// Waits until all members say this of themselves, and are ready all the same.
+async fn until_all_say(members: &Members, what: &str) {
+    for member in &members.members {
+        until(what, async || {
+            let ready = client::get(&format!("{}/readyz", member.ops), &[]).await;
+            let ready = ready.expect("an answer");
+            assert_eq!(ready.status, 200, "no reason to be left alone");
+            ready.text().contains(what)
+        })
+        .await;
+    }
+}
+
+/// Members that start while their store refuses connections.
+async fn started_without(origin: &Origin) -> (Moto, SickStore, Members) {
+    let moto = Moto::start();
+    moto.bucket("store").await;
+    let store = SickStore::before(moto.url()).await;
+    store.falls(Sick::Refuses);
+    let mut members = before(origin, &store);
+    members.launch(Members::peers);
+    members.until_ready().await;
+    until_all_say(&members, "could not be tested yet").await;
+    (moto, store, members)
+}
+
+const STORED: &str = "gannet_store_commits_total{tier=\"shared\",outcome=\"stored\"}";
+const WELL: &str = "gannet_store_shared_well";
+const UNFIT: &str = "gannet_store_shared_unfit";
 
 /// All that the clients of all members wanted is in the store, and nowhere else.
 async fn stored_only(members: &mut Members, chunks: u64) {
     until("all is stored", async || {
-        let name = "gannet_store_commits_total{tier=\"shared\",outcome=\"stored\"}";
-        members.metric(name).await as u64 >= chunks
+        members.metric(STORED).await as u64 >= chunks
     })
     .await;
     for member in &mut members.members {
@@ -159,16 +204,67 @@ async fn a_store_that_always_lied_is_refused() {
     moto.bucket("store").await;
     let store = SickStore::before(moto.url()).await;
     store.falls(Sick::Lies);
-    let members = before(&origin, &store);
-    let mut command = members.command(0);
-    command.args(members.peers(0));
-    command.args(["--listen=127.0.0.1:0", "--ops-listen=127.0.0.1:0"]);
-    let mut process = Process::spawn("gannet", &mut command);
-    let ended = process.wait(PATIENCE);
-    assert_eq!(ended.code(), Some(3), "{}", process.log());
-    assert!(
-        process.log().contains("both were accepted"),
-        "{}",
-        process.log()
-    );
+    let said = refused(&before(&origin, &store));
+    assert!(said.contains("both were accepted"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_starts_while_the_store_is_gone_uses_it_once_it_is_back() {
+    let origin = Origin::start();
+    let object = origin.put("b", "k", Object::generated(1, CHUNKS * MIB));
+    let (_moto, store, mut members) = started_without(&origin).await;
+    assert_eq!(members.metric(WELL).await, 0.0);
+    all_right(&members.stampede("b/k", 6).await, &object.sha256());
+    let gets = gets_by_chunk(&origin, "k", MIB);
+    assert!(gets.values().all(|gets| *gets == 1), "{gets:?}");
+    assert_eq!(members.metric(STORED).await, 0.0, "nothing is written");
+    store.falls(Sick::Not);
+    until("all have tested it", async || {
+        members.metric(WELL).await == members.members.len() as f64
+    })
+    .await;
+    let object = origin.put("b", "later", Object::generated(2, CHUNKS * MIB));
+    all_right(&members.stampede("b/later", 6).await, &object.sha256());
+    stored_only(&mut members, CHUNKS).await;
+    all_right(&members.stampede("b/later", 6).await, &object.sha256());
+    assert_eq!(origin.counts_of("b", "later").gets, CHUNKS, "none anew");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_comes_back_unfit_is_left_alone() {
+    let origin = Origin::start();
+    let object = origin.put("b", "k", Object::generated(1, CHUNKS * MIB));
+    let (_moto, store, members) = started_without(&origin).await;
+    store.falls(Sick::Lies);
+    until_all_say(&members, "must not be used").await;
+    let all = members.members.len() as f64;
+    assert_eq!(members.metric(UNFIT).await, all);
+    assert_eq!(members.metric(WELL).await, 0.0);
+    for member in &members.members {
+        let log = member.process.log();
+        assert!(log.contains("both were accepted"), "{log}");
+    }
+    all_right(&members.stampede("b/k", 6).await, &object.sha256());
+    let gets = gets_by_chunk(&origin, "k", MIB);
+    assert!(gets.values().all(|gets| *gets == 1), "{gets:?}");
+    assert_eq!(members.metric(STORED).await, 0.0, "nothing is written");
+    // Who mends it need not restart them.
+    store.falls(Sick::Not);
+    until("all have tested it", async || {
+        members.metric(WELL).await == all && members.metric(UNFIT).await == 0.0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garage_is_refused_for_what_it_ignores() {
+    if !Garage::is_installed() {
+        println!("not run: Garage is not there; scripts/peers/garage builds it");
+        return;
+    }
+    let origin = Origin::start();
+    let garage = Garage::start("store");
+    let key = [Garage::ACCESS_KEY, Garage::SECRET_KEY];
+    let said = refused(&before_url(&origin, garage.url(), key));
+    assert!(said.contains("both were accepted"), "{said}");
 }

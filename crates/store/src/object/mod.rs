@@ -110,6 +110,17 @@ impl ObjectBlobStore {
         store: Arc<dyn ObjectStore>,
         config: ObjectConfig,
     ) -> Result<Self, StoreError> {
+        let store = Self::untested(store, config)?;
+        store.self_test().await?;
+        Ok(store)
+    }
+
+    /// The store without its test, for those who test it themselves, and use it only once it has
+    /// passed: that a backend cannot be reached says nothing about what it does. Asks nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Unsuitable`] for a prefix that no backend takes.
+    pub fn untested(store: Arc<dyn ObjectStore>, config: ObjectConfig) -> Result<Self, StoreError> {
         let prefix = Path::parse(&config.prefix).map_err(|error| {
             StoreError::Unsuitable(format!("the prefix {:?}: {error}", config.prefix).into())
         })?;
@@ -119,19 +130,18 @@ impl ObjectBlobStore {
             prefix,
         });
         let gate = Semaphore::new(OPERATIONS_MAX as usize);
-        let store = Self { shared, gate };
-        store.self_test().await?;
-        Ok(store)
+        Ok(Self { shared, gate })
     }
 
     /// Proves on the backend itself that it can carry the store: of two puts-if-absent at the same
     /// moment one wins, a later one fails, reads and ranged reads give the winner's bytes, and what is
-    /// deleted is gone, its old versions too. Leaves nothing behind. About ten requests.
+    /// deleted is gone, its old versions too. Leaves nothing behind, if it is not dropped. About ten
+    /// requests.
     ///
     /// # Errors
-    /// [`StoreError::Unsuitable`] with what the backend did and what to do about it;
-    /// [`Auth`](StoreError::Auth) and [`Transient`](StoreError::Transient) where it could not be
-    /// found out.
+    /// [`StoreError::Unsuitable`] with what the backend did and what to do about it, also where it
+    /// answers that it does not know what it is asked for; [`Auth`](StoreError::Auth) and
+    /// [`Transient`](StoreError::Transient) where it could not be found out.
     pub async fn self_test(&self) -> Result<(), StoreError> {
         let _under_way = self.enter().await?;
         selftest::run(&*self.shared.store, &self.shared.base()).await

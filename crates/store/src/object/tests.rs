@@ -50,6 +50,10 @@ enum Lie {
     ForgetsTheSecond,
     RefusesAll,
     CannotPutIfAbsent,
+    /// Answers a put-if-absent so, with S3's words.
+    Answers(&'static str),
+    /// Loses its first answers: both writers are told that there was somebody before them.
+    LosesAnswers,
     NoBucket,
     IgnoresRanges,
     KeepsTheDeleted,
@@ -133,6 +137,15 @@ impl ObjectStore for Backend {
             Lie::RefusesAll => return Err(Error::AlreadyExists { path: name, source }),
             Lie::NoBucket => return Err(Error::NotFound { path: name, source }),
             Lie::CannotPutIfAbsent => return Err(Error::NotSupported { source }),
+            Lie::Answers(status) => {
+                let source = format!("Server returned non-2xx status code: {status}").into();
+                let store = "S3";
+                return Err(Error::Generic { store, source });
+            }
+            Lie::LosesAnswers if n < 2 => {
+                self.memory.put_opts(path, payload, options).await.ok();
+                return Err(Error::AlreadyExists { path: name, source });
+            }
             _ => {}
         }
         let mut put = self.memory.put_opts(path, payload, options).await?;
@@ -253,6 +266,22 @@ async fn the_self_test_finds_lies() {
     check(Lie::ForgetsTheSecond, &unsuitable("both were accepted")).await;
     check(Lie::RefusesAll, &unsuitable("was refused")).await;
     check(Lie::CannotPutIfAbsent, &unsuitable("not supported")).await;
+    for (status, says) in [
+        ("501 Not Implemented: <Code>NotImplemented</Code>", "501"),
+        ("400 Bad Request: <Code>InvalidArgument</Code>", "400"),
+        ("405 Method Not Allowed: ", "405"),
+    ] {
+        check(Lie::Answers(status), &unsuitable(says)).await;
+    }
+    for status in [
+        "500 Internal Server Error: ",
+        "503 Service Unavailable: ",
+        "400 Bad Request: <Code>RequestTimeout</Code>",
+        "408 Request Timeout: ",
+        "429 Too Many Requests: ",
+    ] {
+        check(Lie::Answers(status), &StoreError::is_transient).await;
+    }
     check(Lie::NoBucket, &unsuitable("does the bucket exist?")).await;
     check(Lie::IgnoresRanges, &unsuitable("ranged read")).await;
     check(Lie::KeepsTheDeleted, &unsuitable("still there")).await;
@@ -264,7 +293,7 @@ async fn the_self_test_finds_lies() {
     check(Lie::Forbids, &auth).await;
     check(Lie::TokenExpired, &auth).await;
     check(Lie::Fails, &StoreError::is_transient).await;
-    for honest in [Lie::None, Lie::NamesVersions] {
+    for honest in [Lie::None, Lie::NamesVersions, Lie::LosesAnswers] {
         try_open(Backend::default().lying(honest)).await.unwrap();
     }
 }

@@ -9,7 +9,6 @@ use super::{
     wire::{Message, What},
     world::{names, peer_of},
 };
-use crate::subject::Plant;
 use bytes::Bytes;
 use commonware_actor::{Feedback, Unreliable};
 use commonware_cryptography::ed25519::PublicKey;
@@ -24,6 +23,7 @@ use commonware_utils::{
     channel::{mpsc, oneshot, ring},
     vec::NonEmptyVec,
 };
+use gannet_sim::subject::Plant;
 use std::{
     collections::{BTreeMap, BTreeSet, hash_map::RandomState},
     hash::BuildHasher as _,

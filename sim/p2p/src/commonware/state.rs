@@ -2,9 +2,9 @@
 //! of what is to happen, and the oracle's accounts.
 
 use super::{account::Run, net::Net, world::World};
-use crate::subject::Coverage;
 use commonware_runtime::{Clock as _, deterministic::Context};
 use gannet_engine::Time;
+use gannet_sim::subject::Coverage;
 use gannet_sim::{rng::Rng, trace::Trace};
 use std::{
     collections::BTreeSet,

@@ -4,9 +4,9 @@
 //! Nothing is bent unless a bug is named.
 
 use super::{ports::Bent, wire::Message};
-use crate::subject::Plant;
 use bytes::Bytes;
 use gannet_kitsune2::GannetFetchConfig;
+use gannet_sim::subject::Plant;
 use kitsune2_api::{DynTxModuleHandler, IncomingOp};
 use std::{
     collections::{BTreeSet, hash_map::RandomState},

@@ -5,10 +5,10 @@ use super::{
     account::Run,
     world::{Kind, World},
 };
-use crate::subject::Coverage;
 use bytes::Bytes;
 use gannet_engine::Time;
 use gannet_kitsune2::FetchStats;
+use gannet_sim::subject::Coverage;
 use gannet_sim::{rng::Rng, trace::Trace};
 use kitsune2_api::DynTxModuleHandler;
 use std::{

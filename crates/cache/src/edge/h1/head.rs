@@ -46,6 +46,8 @@ pub(crate) struct RequestHead<'b> {
     pub(crate) host: Option<&'b [u8]>,
     pub(crate) authorization: Option<&'b [u8]>,
     pub(crate) checksum_mode: Option<&'b [u8]>,
+    /// Empty, and so none, where there are several.
+    pub(crate) traceparent: Option<&'b [u8]>,
     pub(crate) conditions: Conditions<'b>,
     /// Whether nothing in it needs more than what stands above: no expectation, no upgrade, no header
     /// of those above twice.
@@ -150,6 +152,7 @@ pub(crate) fn parse<'b>(
         host: None,
         authorization: None,
         checksum_mode: None,
+        traceparent: None,
         conditions: Conditions::default(),
         plain: true,
     };
@@ -198,6 +201,11 @@ impl<'b> RequestHead<'b> {
                 8 if is("if-range") => &mut self.conditions.if_range,
                 10 if is("connection") => {
                     self.read_connection(value);
+                    continue;
+                }
+                11 if is("traceparent") => {
+                    let several = self.traceparent.is_some();
+                    self.traceparent = Some(if several { b"" } else { value });
                     continue;
                 }
                 13 if is("if-none-match") => &mut self.conditions.if_none_match,

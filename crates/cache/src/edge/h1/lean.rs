@@ -17,9 +17,11 @@ use crate::{
         head::{Extent, HeadSink, ObjectHead, http_date},
         query,
         service::{Peer, Service, checksums_asked},
+        span,
         target::Target,
         wire::Socket,
     },
+    traces::Span,
     types::Segment,
 };
 use bytes::Bytes;
@@ -39,6 +41,8 @@ pub(crate) struct Reply {
     segments: Vec<Segment>,
     /// Whether the connection lives on after it.
     pub(crate) keep_alive: bool,
+    /// Ends when it is sent.
+    span: Span,
 }
 
 impl Reply {
@@ -126,6 +130,15 @@ impl Reply {
 
         let status = answer.status();
         tracing::debug!(request_id = %id, %method, ?name, status = status.as_u16(), "lean hit");
+        let span = if service.tracer.is_on() {
+            let about = (path, host);
+            let mut span = service.span(request.traceparent, &method, about, peer, id);
+            span.set("gannet.lean", true);
+            span::answered(&mut span, status);
+            span
+        } else {
+            Span::default()
+        };
         let metrics = &service.metrics;
         metrics.request(&method, status.as_u16());
         metrics.lean.fetch_add(1, Relaxed);
@@ -136,12 +149,17 @@ impl Reply {
             head,
             segments,
             keep_alive,
+            span,
         })
     }
 
     /// Sends it. An error leaves the response unfinished: the connection must be closed.
-    pub(crate) async fn send(self, socket: &mut Socket) -> io::Result<u64> {
+    pub(crate) async fn send(mut self, socket: &mut Socket) -> io::Result<u64> {
         let mut sent = 0;
+        if self.span.is_on() {
+            // Until it is all out.
+            span::sent(&mut self.span, 0, false);
+        }
         let mut memory: Vec<Bytes> = vec![self.head.into()];
         for segment in self.segments {
             sent += segment.len();
@@ -154,6 +172,9 @@ impl Reply {
             }
         }
         send_memory(socket, &mut memory, false).await?;
+        if self.span.is_on() {
+            span::sent(&mut self.span, sent, true);
+        }
         Ok(sent)
     }
 }

@@ -49,6 +49,7 @@ pub(super) fn config(settings: &Settings) -> Result<CacheConfig> {
         }),
         cluster: cluster::config(settings)?,
         read: read(settings),
+        traces: settings.traces(),
     })
 }
 
