@@ -197,6 +197,7 @@ impl<T: Transport> Worker<T> {
             }
             for _ in 0..WANTS_BATCH {
                 let Ok(want) = wanted.try_recv() else { break };
+                self.catch_up(&mut happened);
                 self.want(want);
             }
             while self.tasks.try_join_next().is_some() {}
@@ -229,7 +230,10 @@ impl<T: Transport> Worker<T> {
                 Woken::Call(Some(call)) => self.call(call),
                 Woken::Call(None) => callers = false,
                 Woken::Timer => armed = None,
-                Woken::Want(Some(want)) => self.want(want),
+                Woken::Want(Some(want)) => {
+                    self.catch_up(&mut happened);
+                    self.want(want);
+                }
                 Woken::Want(None) => handles = false,
             }
         }
@@ -244,6 +248,15 @@ impl<T: Transport> Worker<T> {
         drop(self);
         drop((wanted, called));
         drop(happened);
+    }
+
+    /// What was said before a want was taken, in the order in which it was said: whoever adds a source and
+    /// asks for something right after it finds the source added.
+    fn catch_up(&mut self, happened: &mut mpsc::UnboundedReceiver<Event<T::Key, T::Meta>>) {
+        for _ in 0..happened.len() {
+            let Ok(event) = happened.try_recv() else { break };
+            self.event(event);
+        }
     }
 
     /// Sleeps until the engine or a shutdown has something to do.

@@ -341,3 +341,20 @@ async fn retain() {
     }
     end(fetcher).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regression_a_want_does_not_overtake_the_source_that_was_added_before_it() {
+    let script = Script::new(|_| async { answer(1, 0, 4, vec![Ok(datum(1, 0..4))]) });
+    let fetcher = fetcher(&script, 0);
+    // Now and then the want came to the worker between its look at what happened and that at wants.
+    for n in 1..=2_000 {
+        let source = SourceId(n);
+        fetcher.add_source(source, GroupId(n));
+        let fetched = fetcher
+            .fetch(format!("{n}"))
+            .targets(Targets::Only(vec![source]))
+            .await;
+        assert!(fetched.is_ok(), "{n}: {fetched:?}");
+    }
+    end(fetcher).await;
+}
