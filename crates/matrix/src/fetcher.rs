@@ -33,7 +33,7 @@ use tokio::time::Instant;
 /// has them. Cheap to clone; all clones are one service.
 #[derive(Clone)]
 pub struct Matrix {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 impl fmt::Debug for Matrix {

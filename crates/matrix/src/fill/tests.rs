@@ -71,9 +71,9 @@ fn look_up(walk: &mut Walk, store: &BTreeMap<OwnedEventId, Links>) {
         if ids.is_empty() {
             return;
         }
-        ids.iter()
-            .filter_map(|id| store.get(id))
-            .for_each(|links| drop(walk.held(links)));
+        for links in ids.iter().filter_map(|id| store.get(id)) {
+            walk.held(links);
+        }
     }
 }
 

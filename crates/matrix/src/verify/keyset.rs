@@ -133,6 +133,13 @@ impl KeySet {
         }
     }
 
+    /// Takes over all keys of `server` from another set, ready for use as they are.
+    pub fn take_over(&mut self, server: &ServerName, other: &Self) {
+        if let Some(keys) = other.servers.get(server) {
+            self.servers.insert(server.to_owned(), keys.clone());
+        }
+    }
+
     /// Forgets all keys of `server`.
     pub fn remove(&mut self, server: &ServerName) {
         self.servers.remove(server);

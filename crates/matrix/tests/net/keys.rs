@@ -8,7 +8,7 @@ use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use gannet_matrix::{
     net::{Federation, KeyRing, KeyRingConfig, NetConfig},
     verify::{
-        keyset::{KeyAt, KeysWanted},
+        keyset::{KeyAt, KeysWanted, PublicKey},
         sign::SigningKey,
     },
 };
@@ -114,7 +114,8 @@ async fn found(ring: &KeyRing, server: &str, key: &SigningKey, at_ms: u64) {
     assert!(keys.lacking.is_empty(), "{:?}", keys.lacking);
     let server: OwnedServerName = ServerName::parse(server).unwrap();
     let known = keys.set.key(&server, key.id(), i64::try_from(at_ms).ok());
-    assert_eq!(known, KeyAt::Valid(&key.public_key()));
+    let expected = PublicKey::new(key.public_key());
+    assert_eq!(known, KeyAt::Valid(&expected));
 }
 
 #[tokio::test(flavor = "multi_thread")]

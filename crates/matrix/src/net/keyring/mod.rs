@@ -228,11 +228,8 @@ impl KeyRing {
         let mut looks = looks.buffer_unordered(self.shared.config.at_once_max.max(1));
         let mut keys = Keys::default();
         while let Some((server, lacking)) = looks.next().await {
-            self.shared.with(&server, |record| {
-                for (id, key) in record.keys().of(&server) {
-                    keys.set.insert_key(&server, id, *key);
-                }
-            });
+            self.shared
+                .with(&server, |record| keys.set.take_over(&server, record.keys()));
             if let Err(why) = lacking {
                 keys.lacking.insert(server, why);
             }
