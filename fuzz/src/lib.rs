@@ -44,6 +44,7 @@ pub const TARGETS: &[(&str, Fuzz)] = &[
     ("listing", listing),
     ("matrix_keys", matrix_keys),
     ("matrix_pdus", matrix_pdus),
+    ("matrix_wellknown", matrix_wellknown),
     ("matrix_xmatrix", matrix_xmatrix),
     ("origin", origin),
     ("range", range),
@@ -174,6 +175,11 @@ pub fn matrix_keys(bytes: &[u8]) {
 /// What a Matrix homeserver answers: events, lists of them, and of their ids.
 pub fn matrix_pdus(bytes: &[u8]) {
     gannet_matrix::verify::fuzz::pdus(bytes);
+}
+
+/// The answer to a well-known of Matrix: its headers, an empty line, its body.
+pub fn matrix_wellknown(bytes: &[u8]) {
+    gannet_matrix::net::fuzz_well_known(bytes);
 }
 
 /// How a Matrix homeserver proves who asks.

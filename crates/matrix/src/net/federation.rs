@@ -209,6 +209,10 @@ impl Federation {
         if !path.starts_with('/') || path.len() > PATH_BYTES_MAX {
             return Err(bad("its path is none, or too long"));
         }
+        // Some parsers take more.
+        if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(bad("its path has odd characters"));
+        }
         let uri: Uri = path
             .parse()
             .map_err(|_| bad("its path has odd characters"))?;

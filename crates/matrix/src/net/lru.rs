@@ -43,15 +43,8 @@ impl<K: Clone + Eq + Hash, V> Lru<K, V> {
     /// Keeps a value; what had to go for it, if anything had to.
     pub(crate) fn insert(&mut self, key: K, value: V) -> Option<(K, V)> {
         self.remove(&key);
-        let oldest = if self.entries.len() >= self.entries_max {
-            self.uses.pop_first()
-        } else {
-            None
-        };
-        let gone = oldest.and_then(|(_, key)| {
-            let (_, value) = self.entries.remove(&key)?;
-            Some((key, value))
-        });
+        let is_full = self.entries.len() >= self.entries_max;
+        let gone = if is_full { self.pop_oldest() } else { None };
         self.uses.insert(self.next, key.clone());
         self.entries.insert(key, (self.next, value));
         self.next += 1;
@@ -66,6 +59,13 @@ impl<K: Clone + Eq + Hash, V> Lru<K, V> {
         let (used, value) = self.entries.remove(key)?;
         self.uses.remove(&used);
         Some(value)
+    }
+
+    /// Takes out what was not used for longest.
+    pub(crate) fn pop_oldest(&mut self) -> Option<(K, V)> {
+        let (_, key) = self.uses.pop_first()?;
+        let (_, value) = self.entries.remove(&key)?;
+        Some((key, value))
     }
 
     #[cfg(test)]

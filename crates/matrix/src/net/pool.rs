@@ -128,6 +128,8 @@ impl Pool {
         let (stream, peer) = dialed.map_err(SendError::Connect)?;
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(self.head_bytes_max.max(8192))
+            // A read may bring more than the buffer is to hold.
+            .max_header_size(self.head_bytes_max)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| SendError::Broken(error.to_string()))?;

@@ -39,7 +39,8 @@ pub(crate) fn explain(error: &io::Error, name: &str) -> String {
         .and_then(|inner| inner.downcast_ref::<Error>());
     match tls {
         Some(Error::InvalidCertificate(certificate)) => match certificate {
-            CertificateError::UnknownIssuer => {
+            // An authority that is called like one that is trusted is another.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
                 "its certificate is of no authority that is trusted: \
                  if it is of a private one, name that with --ca"
                     .to_owned()

@@ -29,6 +29,9 @@ use std::{
 };
 use tokio::time::{self, Instant};
 
+/// The largest head of a well-known's answer.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+
 /// Why a place has no address that can be connected to.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PlaceError {
@@ -150,7 +153,8 @@ impl Real {
         let connected = self.dialer.dial(&addrs.found, &name).await;
         let (stream, _) = connected.map_err(|error| unreachable(&error))?;
         let (mut sender, connection) = http1::Builder::new()
-            .max_buf_size(64 << 10)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .max_header_size(HEAD_BYTES_MAX)
             .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
             .await
             .map_err(|error| unreachable(&error))?;
