@@ -29,6 +29,8 @@
 //! }
 //! ```
 //!
+//! For the real federation, a [`net::Federation`] is a courier, and a [`net::KeyRing`] a source of keys.
+//!
 //! # Modules
 //!
 //! | module | what happens there |
@@ -36,7 +38,7 @@
 //! | `key.rs` | what is asked, in canonical form, and what that is on the wire |
 //! | `opts.rs`, `plan.rs` | what a caller says, what the operator allows, and the engine's plan of it |
 //! | `select.rs`, `roster.rs`, `memo.rs` | whom to ask; servers by name and number; who failed at what |
-//! | `transport.rs`, `courier.rs` | one request to one server |
+//! | `transport.rs`, `courier.rs`, `ring.rs` | one request to one server; whence keys come |
 //! | `judge.rs`, `examine.rs` | what an answer is, and what it is worth to its callers |
 //! | `book.rs`, `ask.rs` | who waits under which terms; one caller's way to its outcome |
 //! | `store.rs`, `versions.rs` | what was proved before |
@@ -74,6 +76,7 @@ pub mod net;
 mod opts;
 mod outcome;
 mod plan;
+mod ring;
 mod roster;
 mod select;
 mod store;
