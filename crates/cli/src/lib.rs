@@ -1,7 +1,8 @@
 //! The `gannet` program: a thin shell over the front ends.
 //!
 //! What is here: the command line, settings and where they come from, logs, signals, exit codes,
-//! and the client commands `get` and `warm`. What a cache does is in `gannet-cache`.
+//! the client commands `get` and `warm`, and `matrix`. What a cache does is in `gannet-cache`, what is
+//! fetched of the Matrix federation in `gannet-matrix`.
 //!
 //! This library exists so that tests and fuzz targets reach the parsers; it promises no stable API.
 
@@ -93,6 +94,9 @@ Examples:
   gannet warm http://127.0.0.1:9000/models/llama.gguf
   sed s,^,http://127.0.0.1:9000/models/, keys.txt | gannet warm --jobs 8 -")]
     Warm(commands::warm::WarmArgs),
+    /// Fetch events of the Matrix federation from whoever has them, and prove them.
+    #[command(after_help = commands::matrix::EXAMPLES)]
+    Matrix(Box<commands::matrix::MatrixArgs>),
     /// Print the effective settings of `gannet cache` and who set each.
     Config {
         #[command(flatten)]
@@ -142,6 +146,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result {
         Some(Command::Config { flags, json }) => commands::config::run(&settings(flags)?, json),
         Some(Command::Get(args)) => client(commands::get::run(&args)),
         Some(Command::Warm(args)) => client(commands::warm::run(&args)),
+        Some(Command::Matrix(args)) => client(commands::matrix::run(&args)),
     }
 }
 
