@@ -254,7 +254,9 @@ impl<T: Transport> Worker<T> {
     /// asks for something right after it finds the source added.
     fn catch_up(&mut self, happened: &mut mpsc::UnboundedReceiver<Event<T::Key, T::Meta>>) {
         for _ in 0..happened.len() {
-            let Ok(event) = happened.try_recv() else { break };
+            let Ok(event) = happened.try_recv() else {
+                break;
+            };
             self.event(event);
         }
     }
