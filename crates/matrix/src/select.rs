@@ -11,7 +11,10 @@ use crate::{
     memo::{About, Memo, Subject},
 };
 use ruma_common::{OwnedServerName, ServerName};
-use std::collections::BTreeSet;
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, BinaryHeap},
+};
 
 /// What a ranking takes into account beside the key and what the caller says.
 #[derive(Debug)]
@@ -43,11 +46,9 @@ pub(crate) fn rank(key: &Key, opts: &Opts, grounds: &Grounds<'_>) -> Vec<OwnedSe
     }
     let mut ranked: Vec<OwnedServerName> = Vec::new();
     let mut add = |name: Option<&ServerName>| {
-        if let Some(name) = name
-            && may(name)
-        {
-            ranked.push(name.to_owned());
-        }
+        let new = name.filter(|name| may(name));
+        ranked.extend(new.map(ToOwned::to_owned));
+        new.is_some()
     };
     add(opts.hint.as_deref());
     if key.op().is_auth() {
@@ -55,9 +56,13 @@ pub(crate) fn rank(key: &Key, opts: &Opts, grounds: &Grounds<'_>) -> Vec<OwnedSe
         add(authority.or_else(|| key.room().server_name()));
     }
     if let Some(members) = &opts.members {
-        // More than are asked, for some will turn out to be of no use.
-        for drawn in draw(members, 4 * grounds.max, grounds.seed) {
-            add(Some(&members[drawn].0));
+        // More than are asked, for some will have failed at it.
+        let mut left = 4 * grounds.max;
+        for drawn in draw(members, grounds.seed) {
+            if left == 0 {
+                break;
+            }
+            left -= usize::from(add(Some(&members[drawn].0)));
         }
     }
     add(key.room().server_name());
@@ -75,24 +80,22 @@ pub(crate) fn rank(key: &Key, opts: &Opts, grounds: &Grounds<'_>) -> Vec<OwnedSe
     ranked
 }
 
-/// Up to `max` of these, drawn one by one without putting any back, each in proportion to its weight.
-/// O(n + max log max).
+/// All of these, drawn one by one without putting any back, each in proportion to its weight. O(n), and O(log n) for
+/// each that is taken.
 ///
-/// Each gets an exponential clock that runs as fast as it weighs; those that ring first are drawn.
+/// Each gets an exponential clock that runs as fast as it weighs; those that ring first are drawn first.
 /// (Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006.)
-fn draw(weighted: &[(OwnedServerName, u64)], max: usize, seed: u64) -> Vec<usize> {
+fn draw(weighted: &[(OwnedServerName, u64)], seed: u64) -> impl Iterator<Item = usize> {
     let mut random = SplitMix(seed);
-    let mut clocks: Vec<(f64, usize)> = (weighted.iter().enumerate())
+    let mut clocks: BinaryHeap<Reverse<(u64, usize)>> = (weighted.iter().enumerate())
         .filter(|(_, (_, weight))| *weight > 0)
-        .map(|(n, (_, weight))| (-random.unit().ln() / *weight as f64, n))
+        .map(|(n, (_, weight))| {
+            let rings = -random.unit().ln() / *weight as f64;
+            // The bits of numbers that are not negative are in the order of the numbers.
+            Reverse((rings.abs().to_bits(), n))
+        })
         .collect();
-    let by_time = |a: &(f64, usize), b: &(f64, usize)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
-    if clocks.len() > max && max > 0 {
-        clocks.select_nth_unstable_by(max - 1, by_time);
-    }
-    clocks.truncate(max);
-    clocks.sort_unstable_by(by_time);
-    clocks.into_iter().map(|(_, n)| n).collect()
+    std::iter::from_fn(move || Some(clocks.pop()?.0.1))
 }
 
 /// SplitMix64, by Sebastiano Vigna: enough for a draw.
@@ -240,7 +243,7 @@ mod tests {
         let members = members(&[70, 20, 10, 0]);
         let mut first = [0_u32; 4];
         for seed in 0..10_000 {
-            let drawn = draw(&members, 4, seed << 20);
+            let drawn: Vec<_> = draw(&members, seed << 20).collect();
             assert_eq!(drawn.len(), 3, "who has no members is not in the room");
             first[drawn[0]] += 1;
         }
@@ -303,16 +306,14 @@ mod tests {
         }
 
         #[test]
-        fn a_draw_is_the_beginning_of_a_longer_one(
+        fn a_draw_draws_each_once(
             weights in prop::collection::vec(0_u64..1000, 0..100),
-            max in 0_usize..40,
             seed: u64,
         ) {
             let members = members(&weights);
-            let all = draw(&members, 1000, seed);
-            let some = draw(&members, max, seed);
-            prop_assert_eq!(&all[..max.min(all.len())], &some[..]);
+            let all: Vec<_> = draw(&members, seed).collect();
             let set: BTreeSet<_> = all.iter().collect();
+            prop_assert_eq!(set.len(), all.len());
             prop_assert_eq!(set.len(), weights.iter().filter(|weight| **weight > 0).count());
         }
     }
