@@ -146,6 +146,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result {
         Some(Command::Config { flags, json }) => commands::config::run(&settings(flags)?, json),
         Some(Command::Get(args)) => client(commands::get::run(&args)),
         Some(Command::Warm(args)) => client(commands::warm::run(&args)),
+        Some(Command::Matrix(args)) if args.serves() => server(commands::matrix::run(&args)),
         Some(Command::Matrix(args)) => client(commands::matrix::run(&args)),
     }
 }
@@ -185,4 +186,32 @@ fn client(command: impl Future<Output = Result>) -> Result {
         .build()
         .map_err(|error| Error::from(error).context("cannot start"))?
         .block_on(command)
+}
+
+/// Runs a command that serves: on all processors.
+fn server(command: impl Future<Output = Result>) -> Result {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::from(error).context("cannot start"))?
+        .block_on(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn global_flags_are_no_settings() {
+        Cli::command().debug_assert();
+        let settings: BTreeSet<&str> = KEYS.iter().map(|key| key.name).chain(["config"]).collect();
+        for command in Cli::command().get_subcommands() {
+            for flag in command.get_arguments().filter(|flag| flag.is_global_set()) {
+                // Values of global flags are seen by all commands above, which would take them for theirs.
+                let id = flag.get_id().as_str();
+                assert!(!settings.contains(id), "{}: {id}", command.get_name());
+            }
+        }
+    }
 }

@@ -21,7 +21,7 @@ const KEPT: &str = "What is kept";
 const NETWORK: &str = "Network";
 
 /// What every command takes.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct Flags {
     /// The name of your homeserver: what comes after the colon of its users' ids.
     #[arg(long, global = true, value_name = "NAME", value_parser = parse::server, help_heading = WHO)]
@@ -72,7 +72,7 @@ pub(super) struct Flags {
     pub(super) refuse_bad: bool,
 
     /// Keep verified events and keys here; what is here is not fetched again.
-    #[arg(long, global = true, value_name = "DIR", help_heading = KEPT)]
+    #[arg(long = "store", id = "matrix-store", global = true, value_name = "DIR", help_heading = KEPT)]
     pub(super) store: Option<PathBuf>,
     /// Keep the keys of servers here [default: in the store].
     #[arg(long, global = true, value_name = "DIR", help_heading = KEPT)]
@@ -138,6 +138,9 @@ impl Flags {
         }
         if !self.via.is_empty() {
             opts = opts.pool(self.pool(op));
+        }
+        if !self.deny.is_empty() {
+            opts = opts.deny(self.deny.iter().cloned());
         }
         if let Some(version) = &self.room_version {
             opts = opts.version(version.clone());

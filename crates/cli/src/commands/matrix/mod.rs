@@ -8,6 +8,7 @@ mod flags;
 mod inspect;
 mod ops;
 mod parse;
+mod serve;
 mod setup;
 mod show;
 mod verify;
@@ -19,8 +20,9 @@ use gannet_matrix::Key;
 
 /// Examples of all.
 pub const EXAMPLES: &str = "\
-Requests are signed in the name of your homeserver: --server-name and --signing-key are those of one that is in
-the room. Ids are in quotes ('$abc', '!room:example.org'), or the shell takes them away.
+Requests are signed in the name of your homeserver: --server-name and --signing-key are those of
+one that is in the room. Ids are in quotes ('$abc', '!room:example.org'), or the shell takes them
+away.
 
 Examples:
   gannet matrix resolve matrix.org
@@ -35,8 +37,8 @@ Examples:
   gannet matrix verify room.jsonl
       what can be proved of the events in a file, whoever wrote it
 
-What is fetched is proved, event by event: ids, hashes of content, signatures. docs/MATRIX.md says what to do
-with it.
+What is fetched is proved, event by event: ids, hashes of content, signatures. docs/MATRIX.md says
+what to do with it.
 
 Exit codes: 0 success, 1 not found or not valid, 2 usage, 3 failure, 130 interrupted.";
 
@@ -61,14 +63,19 @@ Example:
     AuthEvent(ops::OneEvent),
     /// Fetch all events that authorize an event.
     #[command(after_help = "\
-One request brings hundreds of events. It proves the version of the room, too: the create event is among them.
+One request brings hundreds of events. It proves the version of the room, too: the create event is
+among them.
 
 Example:
   gannet matrix auth-chain '$abc' --room '!r:there.example' --via there.example ...")]
     AuthChain(ops::OneEvent),
     /// Fetch the ids of a room's state before an event, and of what authorizes it.
     #[command(after_help = "\
-Ids cannot be proved: that these and no others are the state is one server's word. Fetch what they name.")]
+Ids cannot be proved: that these and no others are the state is one server's word. Fetch what they
+name.
+
+Example:
+  gannet matrix state-ids '$abc' --room '!r:there.example' --via there.example ...")]
     StateIds(ops::OneEvent),
     /// Fetch events, and those before them.
     #[command(after_help = "\
@@ -78,24 +85,26 @@ Example:
     /// Fetch what lies between events that are known.
     #[command(after_help = "\
 Example:
-  gannet matrix missing --latest '$new' --earliest '$old' --room '!r:there.example' --via there.example ...")]
+  gannet matrix missing --latest '$new' --earliest '$old' --room '!r:there.example' \\
+      --via there.example ...")]
     Missing(ops::Missing),
     /// Find the event next to a point in time.
     #[command(after_help = "\
 Which event it is cannot be proved: it is one server's word. Fetch what it names.
 
 Example:
-  gannet matrix at 2026-01-31T12:00:00Z --backward --room '!r:there.example' --via there.example ...")]
+  gannet matrix at 2026-01-31T12:00:00Z --backward --room '!r:there.example' \\
+      --via there.example ...")]
     At(ops::At),
     /// Bring back what a room is missing, as a file of verified events.
     #[command(after_help = "\
-Lines are objects: event_id, proof (whole, or redacted: content is missing), server (none: the store), timeline
-(false: only entitles others), room_version, pdu (as it came). gannet matrix verify proves them again. FILE
-appears when the fill has ended; until then the lines are in FILE.part. With --store a fill that was broken off
-goes on where it stopped, by the same command.
+Lines are objects: event_id, proof (whole, or redacted: content is missing), server (none: the
+store), timeline (false: only entitles others), room_version, pdu (as it came). gannet matrix verify
+proves them again. FILE appears when the fill has ended; until then the lines are in FILE.part. With
+--store a fill that was broken off goes on where it stopped, by the same command.
 
 Examples:
-  gannet matrix fill --from '$newest' --to '$last-one-we-have' --out room.jsonl --store DIR --room ... --via ...
+  gannet matrix fill --from '$newest' --to '$last-one-we-have' --out room.jsonl --store DIR ...
       the gap between two events
   gannet matrix fill --from '$newest' --events 500 --out room.jsonl ...
       the last 500 events, and what entitles them
@@ -115,13 +124,35 @@ Examples:
     Resolve(inspect::OneServer),
     /// Prove events that lie in files.
     #[command(after_help = "\
-Says of each event: whole (id, content and signatures are right), redacted (content is missing, the rest is
-right), or BAD, and why. Exits with 1 if any is bad. Keys are asked of their servers, unless --offline.
+Says of each event: whole (id, content and signatures are right), redacted (content is missing, the
+rest is right), or BAD, and why. Exits with 1 if any is bad. Keys are asked of their servers, unless
+--offline.
 
 Examples:
   gannet matrix verify room.jsonl
   gannet matrix verify --room-version 11 --room '!r:there.example' backfill.json pdu.json")]
     Verify(verify::VerifyArgs),
+    /// Answer other processes over HTTP on loopback: what they ask for together is fetched once.
+    #[command(after_help = "\
+Paths: /v1/event, /v1/auth-event, /v1/auth-chain, /v1/state-ids (room, id), /v1/backfill (room,
+id..., limit), /v1/missing (room, latest..., earliest..., limit), /v1/at (room, ts, dir=f|b); each
+with what the flags say otherwise: room_version, via, hint, authority, deny, fanout, timeout, whole,
+redacted, refuse_bad, fresh. Answers are those of --json. /metrics and /healthz need no token.
+SIGTERM lets requests finish.
+
+Examples:
+  head -c 24 /dev/urandom | base64 > token; chmod 600 token
+  gannet matrix serve --token-file token --store DIR --server-name my.example --signing-key FILE
+  curl -G -H \"Authorization: Bearer $(cat token)\" http://127.0.0.1:9010/v1/event \\
+      --data-urlencode 'room=!r:there.example' --data-urlencode 'id=$abc' -d via=there.example")]
+    Serve(serve::ServeArgs),
+}
+
+impl MatrixArgs {
+    /// Whether this is for many callers, and wants more than one thread.
+    pub fn serves(&self) -> bool {
+        matches!(self.command, Command::Serve(_))
+    }
 }
 
 /// Does what the command says.
@@ -161,5 +192,6 @@ pub async fn run(args: &MatrixArgs) -> Result {
         Command::Keys(args) => inspect::keys(flags, args).await,
         Command::Resolve(args) => inspect::resolve(flags, args).await,
         Command::Verify(args) => verify::run(flags, args).await,
+        Command::Serve(args) => serve::run(flags, args).await,
     }
 }

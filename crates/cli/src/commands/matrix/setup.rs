@@ -116,22 +116,28 @@ async fn open_store(dir: &Path) -> Result<DiskStore> {
     })
 }
 
-/// The first key of a file in Synapse's format. Whoever can read it can speak for the homeserver.
+/// The first key of a file in Synapse's format.
 fn signing_key(path: &Path) -> Result<SigningKey> {
     let failed = |error: Error| error.context(format!("--signing-key {}", path.display()));
-    let secret = Zeroizing::new(read(path).map_err(failed)?);
-    let mode = fs::metadata(path).map(|meta| meta.permissions().mode());
-    if mode.is_ok_and(|mode| mode & 0o077 != 0) {
-        note(&format!(
-            "warning: {} can be read by others, who can speak for your homeserver then: chmod 600 it",
-            path.display()
-        ));
-    }
+    let secret = secret(path, "speak for your homeserver").map_err(failed)?;
     // The parser's errors say nothing of what is in the file; that of UTF-8 neither.
     let text = std::str::from_utf8(&secret).map_err(|_| failed(not_a_key("it is no text")))?;
     let keys = SigningKey::parse_file(text).map_err(|error| failed(not_a_key(error)))?;
     let first = keys.into_iter().next();
     first.ok_or_else(|| failed(not_a_key("there is no key in it")))
+}
+
+/// A file that others should not be able to read, for they `can` do something with it then.
+pub(super) fn secret(path: &Path, can: &str) -> Result<Zeroizing<Vec<u8>>> {
+    let secret = Zeroizing::new(read(path)?);
+    let mode = fs::metadata(path).map(|meta| meta.permissions().mode());
+    if mode.is_ok_and(|mode| mode & 0o077 != 0) {
+        note(&format!(
+            "warning: {} can be read by others, who can {can} then: chmod 600 it",
+            path.display()
+        ));
+    }
+    Ok(secret)
 }
 
 fn not_a_key(why: impl std::fmt::Display) -> Error {
