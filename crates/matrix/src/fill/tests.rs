@@ -145,6 +145,25 @@ fn a_small_gap_is_one_window() {
 }
 
 #[test]
+fn a_server_that_backfills_event_by_event_is_asked_for_windows() {
+    let history = line(200, 2);
+    let mut walk = Walk::new([id(199)], [], Goal::Gap, Limits::default());
+    walk.to_look_up();
+    while walk.ended().is_none() {
+        while let Some(next) = walk.next_ask() {
+            let mut events = answer(&history, &next.ask);
+            if let Ask::Backfill { from, .. } = &next.ask {
+                events.retain(|links| from.contains(&links.id));
+            }
+            walk.answered(next.id, Some(&server(0)), &events);
+            walk.to_look_up();
+        }
+    }
+    assert_eq!((walk.ended(), walk.found().1), (Some(Ended::Goal), 200));
+    assert!(walk.requests() <= 13, "{} requests", walk.requests());
+}
+
+#[test]
 fn it_goes_on_where_it_was_left() {
     let history = line(400, 3);
     let held: BTreeMap<_, _> = (200..400)
@@ -197,13 +216,13 @@ fn what_nobody_asked_for_moves_nothing() {
         (vec![(id(2), true)], vec![id(77)])
     );
     let next = walk.next_ask().expect("the event before is missing");
-    assert_eq!(
-        next.ask,
-        Ask::Backfill {
-            from: vec![id(1)],
-            limit: 100
-        }
-    );
+    // A backfill that brought one event may do so again, so a window is tried.
+    let expected = Ask::Missing {
+        latest: vec![id(2)],
+        earliest: Vec::new(),
+        limit: 20,
+    };
+    assert_eq!(next.ask, expected);
 }
 
 proptest! {

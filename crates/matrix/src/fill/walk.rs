@@ -138,8 +138,9 @@ pub struct Walk {
     found: u64,
     /// Of any kind.
     found_all: u64,
-    /// Whether the window between both ends has been asked for.
-    window_asked: bool,
+    /// Whether windows are asked for rather than backfills: at first, if there are two ends, for most gaps are small; and
+    /// where a backfill brought no more than the events that it began with, which some servers do.
+    windows: bool,
 }
 
 impl Walk {
@@ -165,8 +166,9 @@ impl Walk {
             asks: 0,
             found: 0,
             found_all: 0,
-            window_asked: false,
+            windows: false,
         };
+        walk.windows = !walk.earliest.is_empty();
         walk.reach(
             from.into_iter()
                 .map(|id| (id, Lane::Timeline, None))
@@ -325,10 +327,10 @@ impl Walk {
             let id = again.into_iter().next()?;
             return Some((Ask::Event(id.clone()), vec![id]));
         }
-        if let Some(window) = self.window(&fresh, wanted) {
-            return Some((window, fresh));
-        }
         let from: Vec<_> = fresh.into_iter().take(Limits::FROM_MAX).collect();
+        if let Some(window) = self.window(&from, wanted) {
+            return Some((window, from));
+        }
         let limit = wanted.min(u64::from(Limits::BACKFILL_MAX)) as u32;
         Some((
             Ask::Backfill {
@@ -339,18 +341,17 @@ impl Walk {
         ))
     }
 
-    /// The window between both ends, asked for once and first: most gaps are small.
-    fn window(&mut self, missing: &[OwnedEventId], wanted: u64) -> Option<Ask> {
-        if self.window_asked || self.earliest.is_empty() || missing.len() > Limits::FROM_MAX {
+    /// The window that ends at those that name what is missing.
+    fn window(&self, missing: &[OwnedEventId], wanted: u64) -> Option<Ask> {
+        if !self.windows {
             return None;
         }
-        self.window_asked = true;
         let named_by = missing
             .iter()
             .map(|id| self.missing[id].timeline.clone().flatten());
         let latest: Option<BTreeSet<_>> = named_by.collect();
         Some(Ask::Missing {
-            latest: latest?.into_iter().collect(),
+            latest: latest?.into_iter().take(Limits::FROM_MAX).collect(),
             earliest: self
                 .earliest
                 .iter()
@@ -370,6 +371,11 @@ impl Walk {
             .values()
             .any(|gap| wanted && gap.timeline.is_some());
         if idle.is_empty() || (!quiet && idle.len() < Limits::AUTH_EARLY_MIN) {
+            return None;
+        }
+        let chain = |(ask, _): &(Ask, Vec<_>)| matches!(ask, Ask::AuthChain(_));
+        if self.in_flight.values().any(chain) {
+            // Most of what is missing is in that one.
             return None;
         }
         // The chain of one that names a missing event holds that event and all that it needs.
@@ -428,6 +434,11 @@ impl Walk {
             taken.found.push((id, timeline));
             ready.extend(leads_to);
         }
+        match &made {
+            Ask::Backfill { from, .. } => self.windows = taken.found.len() <= from.len(),
+            Ask::Missing { .. } => self.windows = taken.found.len() > 1,
+            _ => {}
+        }
         taken.stray = waiting.into_keys().map(ToOwned::to_owned).collect();
         self.release(ask, &made, &of, server.map_or(&[], std::slice::from_ref));
         taken
@@ -436,6 +447,7 @@ impl Walk {
     /// Nobody could answer; these had nothing.
     pub fn failed(&mut self, ask: AskId, tried: &[OwnedServerName]) {
         if let Some((made, of)) = self.in_flight.remove(&ask) {
+            self.windows &= !matches!(made, Ask::Missing { .. });
             self.release(ask, &made, &of, tried);
         }
     }
