@@ -20,11 +20,12 @@ use std::{process::ExitCode, time::Duration};
 const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../RESULTS.md");
 
 const INTRO: &str = "\
-A room of version 10 with 510 events, 303 of which entitle one of them, that an empty store gets back from one \
-Synapse, every event verified: by `fill`; and as a homeserver does it that asks for whatever an event names, event by event, one \
-or eight at a time. A new service for each run; the keys of servers are fetched in each. CPU is that of this \
-process, and of the homeserver. Then the same events from memory: from bytes to proof, beside `verify_event` of `ruma` on \
-events that were parsed beforehand, which computes no ids.";
+A room of version 10 with 510 events, 303 of which entitle one of them, that an empty store gets back\n\
+from one Synapse, every event verified: by `fill`; and as a homeserver does it that asks for whatever\n\
+an event names, event by event, one or eight at a time. A new service for each run; the keys of\n\
+servers are fetched in each. CPU is that of this process, and of the homeserver. Then the same events\n\
+from memory: from bytes to proof, beside `verify_event` of `ruma` on events that were parsed\n\
+beforehand, which computes no ids.";
 
 /// CPU time of this process.
 pub(crate) fn own_cpu() -> Duration {
