@@ -118,6 +118,7 @@ impl Section {
         let verdict = if self.wrong.is_empty() {
             let what = match self.name {
                 "kitsune2" => "op stored",
+                "matrix" => "event fetched",
                 _ => "body served",
             };
             format!("Every {what} was right, byte for byte.")
@@ -160,7 +161,8 @@ fn keep(name: &str, text: &str, how: &str) {
 const HEAD: &str = "# Results\n\n\
 Each section is written by `cargo run --release -p gannet-bench -- NAME`, peers measured in the same run, on the same\n\
 machine, in turns; \"p2p\" ones by `cargo run --release -p gannet-bench-p2p -- NAME`, \"kitsune2\" by\n\
-`cargo run --release -p gannet-bench-kitsune2`. Numbers of different sections may\n\
+`cargo run --release -p gannet-bench-kitsune2`, \"matrix\" by\n\
+`cargo run --release -p gannet-bench-matrix`. Numbers of different sections may\n\
 come from different moments of a shared machine.\n";
 
 /// Cores, processor, kernel.

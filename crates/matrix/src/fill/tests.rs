@@ -265,3 +265,21 @@ proptest! {
         }
     }
 }
+
+/// The timeline comes to an event that has only entitled another until then, and goes on from there
+/// within the same answer.
+#[test]
+fn regression_an_event_that_entitles_does_not_cut_an_answer() {
+    let mut history = line(5, 1);
+    for links in history.values_mut() {
+        links.auth = Vec::new();
+    }
+    history.get_mut(&id(4)).expect("it is made").auth = vec![id(1)];
+    let mut walk = Walk::new([id(4)], [], Goal::Gap, Limits::default());
+    look_up(&mut walk, &BTreeMap::new());
+    let next = walk.next_ask().expect("everything is missing");
+    let taken = walk.answered(next.id, None, &answer(&history, &next.ask));
+    assert_eq!(taken.stray, Vec::<OwnedEventId>::new());
+    assert_eq!(taken.found.len(), history.len());
+    assert_eq!(walk.ended(), Some(Ended::Goal));
+}

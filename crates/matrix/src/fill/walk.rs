@@ -182,8 +182,9 @@ impl Walk {
         matches!(self.goal, Goal::Since(time) if links.made_at < time)
     }
 
-    /// Goes to these events.
-    fn reach(&mut self, mut ahead: Ahead) {
+    /// Goes to these events; those that are missing.
+    fn reach(&mut self, mut ahead: Ahead) -> Vec<OwnedEventId> {
+        let mut missed = Vec::new();
         while let Some((id, lane, named_by)) = ahead.pop_front() {
             if lane == Lane::Timeline && self.earliest.contains(&id) {
                 continue;
@@ -196,9 +197,13 @@ impl Walk {
                         self.spread(&links, Lane::Timeline, &mut ahead);
                     }
                 }
-                (None, _) => self.miss(id, lane, named_by),
+                (None, _) => {
+                    missed.push(id.clone());
+                    self.miss(id, lane, named_by);
+                }
             }
         }
+        missed
     }
 
     fn miss(&mut self, id: OwnedEventId, lane: Lane, named_by: Option<OwnedEventId>) {
@@ -233,7 +238,7 @@ impl Walk {
         }
     }
 
-    /// Takes in an event that was missing, and goes on from it; where it leads, and whether it is of the timeline.
+    /// Takes in an event that was missing, and goes on from it; what is missing there, and whether it is of the timeline.
     fn take(&mut self, links: &Links) -> Option<(Vec<OwnedEventId>, bool)> {
         let gap = self.missing.remove(&links.id)?;
         let timeline = gap.timeline.is_some() && self.wanted() > 0;
@@ -244,8 +249,8 @@ impl Walk {
         self.reached.insert(links.id.clone(), reached);
         let mut ahead = Ahead::new();
         self.spread(links, lane, &mut ahead);
-        let leads_to = ahead.iter().map(|(id, ..)| id.clone()).collect();
-        self.reach(ahead);
+        // Beyond what it names itself: the timeline may now go on through events that only entitled others.
+        let leads_to = self.reach(ahead);
         Some((leads_to, timeline))
     }
 
