@@ -220,7 +220,7 @@ async fn a_room_proves_its_version_and_what_was_fetched_is_kept() {
             .fetch(chain.expect("a key"), opts())
             .await
             .expect(name);
-        assert!(chain.events.len() > 3, "{name}");
+        assert!(chain.events.len() > 1, "{name}: a chain");
         for event in chain.events.iter() {
             let id = event.event_id.clone().expect("computed");
             let key = Key::auth_event(key.room().to_owned(), id).expect("a key");
