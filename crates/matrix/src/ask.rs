@@ -18,7 +18,7 @@ use gannet::{
     ErrorKind, Fetched,
     engine::{GroupId, Plan},
 };
-use ruma_common::{RoomVersionId, ServerName};
+use ruma_common::{RoomId, RoomVersionId, ServerName};
 use std::{
     hash::BuildHasher,
     num::NonZeroU32,
@@ -102,16 +102,22 @@ impl Inner {
         })
     }
 
+    /// The room's version, as far as it is known without asking anybody.
+    pub(crate) async fn known_version(&self, room: &RoomId, opts: &Opts) -> Option<RoomVersionId> {
+        let known = opts.version.clone();
+        if let Some(version) = known.or_else(|| self.versions.of(room)) {
+            return Some(version);
+        }
+        let version = self.store.version(room).await?;
+        self.versions.learn(room, &version);
+        Some(version)
+    }
+
     /// The room's version by which an answer is to be checked, and the requests that it took to learn
     /// it. `None` where it cannot be had: the answer may prove it by itself, and if not, nothing is proved.
     async fn version(&self, want: &Want<'_>) -> (Option<RoomVersionId>, Vec<Attempt>) {
         let (room, none) = (want.key.room(), Vec::new());
-        let known = want.opts.version.clone();
-        if let Some(version) = known.or_else(|| self.versions.of(room)) {
-            return (Some(version), none);
-        }
-        if let Some(version) = self.store.version(room).await {
-            self.versions.learn(room, &version);
+        if let Some(version) = self.known_version(room, want.opts).await {
             return (Some(version), none);
         }
         // What authorizes any event of a room goes back to the event that created it: a chain proves the

@@ -7,7 +7,10 @@ use crate::{
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use ruma_common::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomVersionId};
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// What is to be brought back.
@@ -79,7 +82,7 @@ pub struct Filled {
     pub timeline: u64,
     /// Events of any kind that were fetched.
     pub fetched: u64,
-    /// Events that were in the store.
+    /// Events that were in the store before.
     pub held: u64,
     /// Requests that the fill made, each of which may have tried several servers.
     pub requests: u64,
@@ -137,8 +140,10 @@ impl Matrix {
                 bad: Vec::new(),
                 version: fill.opts.version.clone(),
             },
+            chain: HashMap::new(),
             fill: &fill,
         };
+        filling.learn_version(first).await;
         filling.look_up(&mut tell).await;
         let mut asked = FuturesUnordered::new();
         let ended = loop {
@@ -179,9 +184,47 @@ struct Filling<'a> {
     checks: Checks,
     walk: Walk,
     filled: Filled,
+    /// What came when the version was learnt and was not reached yet: whose bytes they are, and who gave them.
+    chain: HashMap<OwnedEventId, (Bytes, Proof, Option<OwnedServerName>)>,
 }
 
 impl Filling<'_> {
+    /// Without the room's version nothing can be verified, and any fetch would begin by asking for it. What entitles an
+    /// event proves it, and is missing as like as not: it is asked for here, where it is not lost.
+    async fn learn_version(&mut self, event: &OwnedEventId) {
+        let inner = &self.matrix.inner;
+        let opts = self.fill.opts.clone().checks(self.checks);
+        let known = inner.known_version(&self.fill.room, &opts).await;
+        self.filled.version = known;
+        let key = Key::auth_chain(self.fill.room.clone(), event.clone());
+        let (None, Ok(key), 1..) = (&self.filled.version, key, self.fill.limits.requests_max)
+        else {
+            return;
+        };
+        self.walk.spent();
+        let outcome = match self.matrix.fetch(key, opts).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                // It may be known by others, or proved by what comes.
+                self.filled.attempts += error.attempts.len() as u64;
+                return;
+            }
+        };
+        self.noted(&outcome);
+        if !self.fill.limits.auth {
+            return;
+        }
+        for event in outcome.events.iter() {
+            let Some(id) = event.event_id.clone() else {
+                continue;
+            };
+            // Not a slice, which would keep the whole answer.
+            let raw = Bytes::copy_from_slice(&outcome.raw(event));
+            let kept = (raw, event.proof, outcome.server.clone());
+            self.chain.insert(id, kept);
+        }
+    }
+
     /// Goes through whatever the store has.
     async fn look_up(&mut self, tell: &mut (impl FnMut(News<'_>) + Send)) {
         loop {
@@ -190,6 +233,22 @@ impl Filling<'_> {
                 return;
             }
             for id in ids {
+                if let Some((raw, proof, server)) = self.chain.remove(&id) {
+                    let Some(timeline) = self.walk.brought(&links(&id, &raw)) else {
+                        continue;
+                    };
+                    if let Some(server) = &server {
+                        *self.filled.by_server.entry(server.clone()).or_default() += 1;
+                    }
+                    tell(News::Recovered(Recovered {
+                        event_id: id,
+                        raw,
+                        proof,
+                        server,
+                        timeline,
+                    }));
+                    continue;
+                }
                 let version = self.filled.version.as_ref();
                 let kept = self
                     .matrix
@@ -261,13 +320,8 @@ impl Filling<'_> {
         }
     }
 
-    fn answered(
-        &mut self,
-        (id, ask): (AskId, &Ask),
-        outcome: &Outcome,
-        took: Duration,
-        tell: &mut (impl FnMut(News<'_>) + Send),
-    ) {
+    /// What an outcome says of the whole.
+    fn noted(&mut self, outcome: &Outcome) {
         self.filled.attempts += outcome.attempts.len() as u64;
         let room = BAD_MAX.saturating_sub(self.filled.bad.len());
         self.filled
@@ -276,6 +330,16 @@ impl Filling<'_> {
         if self.filled.version.is_none() {
             self.filled.version.clone_from(&outcome.version);
         }
+    }
+
+    fn answered(
+        &mut self,
+        (id, ask): (AskId, &Ask),
+        outcome: &Outcome,
+        took: Duration,
+        tell: &mut (impl FnMut(News<'_>) + Send),
+    ) {
+        self.noted(outcome);
         let named = outcome
             .events
             .iter()
