@@ -188,8 +188,9 @@ impl Examiner {
         for (index, event_id, end) in ends {
             let again = event_id.as_ref().is_some_and(|id| !seen.insert(id.clone()));
             let end = match end {
+                // Needless, but nobody is the worse for it.
                 Ok(_) if again => Err(Reason {
-                    forged: true,
+                    forged: false,
                     why: "it stands in the answer before".into(),
                 }),
                 end => end,
