@@ -41,6 +41,8 @@ pub struct Recovered {
     pub server: Option<OwnedServerName>,
     /// Whether it is of the timeline, or only entitles others.
     pub timeline: bool,
+    /// The room's version by which it was checked.
+    pub version: Option<RoomVersionId>,
 }
 
 /// What happens in the course of a fill.
@@ -135,7 +137,7 @@ impl Matrix {
                 by_server: BTreeMap::new(),
                 missing: Vec::new(),
                 bad: Vec::new(),
-                version: fill.opts.version.clone(),
+                version: self.inner.known_version(&fill.room, &fill.opts).await,
             },
             fill: &fill,
         };
@@ -182,30 +184,32 @@ struct Filling<'a> {
 }
 
 impl Filling<'_> {
-    /// Goes through whatever the store has.
+    /// Goes through whatever the store has. Before the room's version is known it is of no use.
     async fn look_up(&mut self, tell: &mut (impl FnMut(News<'_>) + Send)) {
+        let Some(version) = self.filled.version.clone() else {
+            return;
+        };
         loop {
             let ids = self.walk.to_look_up();
             if ids.is_empty() {
                 return;
             }
             for id in ids {
-                let version = self.filled.version.as_ref();
                 let kept = self
                     .matrix
                     .inner
                     .store
-                    .get(&self.fill.room, &id, self.checks, version);
+                    .get(&self.fill.room, &id, self.checks, &version);
                 let Some(kept) = kept.await else { continue };
                 if let Some(timeline) = self.walk.held(&links(&id, &kept.raw)) {
                     self.filled.held += 1;
-                    self.filled.version.get_or_insert(kept.version);
                     tell(News::Recovered(Recovered {
                         event_id: id,
                         raw: kept.raw,
                         proof: kept.proof,
                         server: None,
                         timeline,
+                        version: Some(kept.version),
                     }));
                 }
             }
@@ -302,6 +306,7 @@ impl Filling<'_> {
                 proof: event.proof,
                 server: server.clone(),
                 timeline: *timeline,
+                version: outcome.version.clone(),
             }));
         }
         tell(News::Answered {
