@@ -105,12 +105,10 @@ pub(super) async fn run(flags: &Flags, args: &FillArgs) -> Result {
     let (broke, broken) = oneshot::channel();
     let mut broke = Some(broke);
     let tell = |news: News<'_>| match news {
-        News::Recovered(recovered) => {
-            match out.put(&recovered) {
-                Ok(()) => progress.found(recovered.timeline),
-                Err(error) => drop(broke.take().map(|broke| broke.send(error))),
-            }
-        }
+        News::Recovered(recovered) => match out.put(&recovered) {
+            Ok(()) => progress.found(recovered.timeline),
+            Err(error) => drop(broke.take().map(|broke| broke.send(error))),
+        },
         News::Answered {
             ask,
             attempts,
