@@ -99,3 +99,4 @@ pub use memo::MemoConfig;
 pub use opts::{Checks, Fanout, NotAFanout, OnBad, Opts};
 pub use outcome::Outcome;
 pub use plan::Ceilings;
+pub use ring::GivenKeys;
