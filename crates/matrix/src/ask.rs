@@ -3,8 +3,8 @@
 //!
 //! Callers of one key share a fetch though they may differ in whom they would ask and what they demand.
 //! Whoever does not get from it what is due goes on by itself: under terms of its own, if others
-//! demanded more or the answer came from whom it denies; with the rest of its servers, if others were
-//! asked.
+//! demanded more, or had events left out, or the answer came from whom it denies; with the rest of its
+//! servers, if others were asked.
 
 use crate::{
     FetchError, FetchErrorKind, Key, Op, Opts, Outcome,
@@ -18,7 +18,7 @@ use gannet::{
     ErrorKind, Fetched,
     engine::{GroupId, Plan},
 };
-use ruma_common::{RoomId, RoomVersionId, ServerName};
+use ruma_common::{EventId, RoomId, RoomVersionId, ServerName};
 use std::{
     hash::BuildHasher,
     num::NonZeroU32,
@@ -58,19 +58,27 @@ impl Inner {
         began: Instant,
     ) -> Result<Outcome, FetchError> {
         let demand = Demand::of(key.op(), opts);
-        if let Some(stored) = self.stored(key, opts, demand).await {
+        let known = match key.op().carries_events() {
+            true => self.known_version(key.room(), opts).await,
+            false => None,
+        };
+        if let Some(stored) = self.stored(key, opts, demand, known.as_ref()).await {
             return Ok(stored);
         }
         let mut want = Want {
             key,
             opts,
             demand,
-            version: None,
+            version: known,
             deadline: began + self.ceilings.patience(opts),
         };
         let mut attempts = Vec::new();
-        if key.op().carries_events() {
-            (want.version, attempts) = self.version(&want).await;
+        if want.version.is_none() && key.op().carries_events() {
+            (want.version, attempts) = self.asked_version(&want).await;
+            let version = want.version.as_ref();
+            if let Some(stored) = self.stored(key, opts, demand, version).await {
+                return Ok(Outcome { attempts, ..stored });
+            }
         }
         let mut result = self.ask(&want).await;
         let made = match &mut result {
@@ -82,14 +90,20 @@ impl Inner {
         result
     }
 
-    /// The event, if it is kept, as well proved as is demanded.
-    async fn stored(&self, key: &Key, opts: &Opts, demand: Demand) -> Option<Outcome> {
+    /// The event, if it is kept, as well proved as is demanded, and by the rules of its room's version:
+    /// before that is known, nothing that is kept is of use.
+    async fn stored(
+        &self,
+        key: &Key,
+        opts: &Opts,
+        demand: Demand,
+        version: Option<&RoomVersionId>,
+    ) -> Option<Outcome> {
         let event = key.event_id()?;
         if opts.fresh || !matches!(key.op(), Op::Event | Op::AuthEvent) {
             return None;
         }
-        let version = opts.version.as_ref();
-        let kept = self.store.get(key.room(), event, demand.checks, version);
+        let kept = self.store.get(key.room(), event, demand.checks, version?);
         let kept = kept.await?;
         let (bytes, event) = wrapped(&kept.raw, event.to_owned(), kept.proof);
         Some(Outcome {
@@ -102,7 +116,7 @@ impl Inner {
         })
     }
 
-    /// The room's version, as far as it is known without asking anybody.
+    /// The room's version, as far as the caller says it or it was proved before.
     pub(crate) async fn known_version(&self, room: &RoomId, opts: &Opts) -> Option<RoomVersionId> {
         let known = opts.version.clone();
         if let Some(version) = known.or_else(|| self.versions.of(room)) {
@@ -113,22 +127,27 @@ impl Inner {
         Some(version)
     }
 
-    /// The room's version by which an answer is to be checked, and the requests that it took to learn
-    /// it. `None` where it cannot be had: the answer may prove it by itself, and if not, nothing is proved.
-    async fn version(&self, want: &Want<'_>) -> (Option<RoomVersionId>, Vec<Attempt>) {
-        let (room, none) = (want.key.room(), Vec::new());
-        if let Some(version) = self.known_version(room, want.opts).await {
-            return (Some(version), none);
+    /// The room's version, asked of its servers, and the requests that that took. `None` where it cannot
+    /// be had: the answer may prove it by itself, and if not, nothing is proved.
+    async fn asked_version(&self, want: &Want<'_>) -> (Option<RoomVersionId>, Vec<Attempt>) {
+        let mut attempts = Vec::new();
+        let keys = proofs_of_version(want.key);
+        for key in keys.into_iter().filter(|_| want.demand.checks.any()) {
+            let (version, mut made) = self.ask_version(want, &key).await;
+            attempts.append(&mut made);
+            if version.is_some() {
+                return (version, attempts);
+            }
         }
-        // What authorizes any event of a room goes back to the event that created it: a chain proves the
-        // version by itself.
-        let ask = want.demand.checks.any() && want.key.op() != Op::AuthChain;
-        let (Some(event), true) = (want.key.event_ids().next(), ask) else {
-            return (None, none);
-        };
-        let Ok(chain) = Key::auth_chain(room.to_owned(), event.to_owned()) else {
-            return (None, none);
-        };
+        (None, attempts)
+    }
+
+    /// The room's version, from an answer that proves it.
+    async fn ask_version(
+        &self,
+        want: &Want<'_>,
+        key: &Key,
+    ) -> (Option<RoomVersionId>, Vec<Attempt>) {
         let opts = Opts {
             checks: None,
             on_bad: crate::OnBad::Salvage,
@@ -137,8 +156,8 @@ impl Inner {
             ..want.opts.clone()
         };
         let ask = Want {
-            key: &chain,
-            demand: Demand::of(Op::AuthChain, &opts),
+            key,
+            demand: Demand::of(key.op(), &opts),
             opts: &opts,
             version: None,
             deadline: want.deadline,
@@ -274,6 +293,10 @@ impl Inner {
         if !may_answer(want.opts, server) || !judged.will_do_for(want.demand) {
             return None;
         }
+        // What others would not have was left out, and this one might have had it.
+        if !judged.bad.is_empty() && judged.demand.checks != want.demand.checks {
+            return None;
+        }
         if want.version.is_none()
             && let Some(version) = &judged.version
             && self.versions.learn(want.key.room(), version)
@@ -295,6 +318,32 @@ impl Inner {
         let terms = (want.demand, &want.opts.deny, &want.opts.pool);
         self.hasher.hash_one(terms).max(1)
     }
+}
+
+/// What there is to ask for, best first, that proves the version of a key's room; beside the answer to
+/// the key itself, which may do so.
+///
+/// The id of a room that names no server is that of the event which created it (version 12): that is one
+/// event, and it need not be in any auth chain there. In rooms of other versions what authorizes any
+/// event goes back to the event that created the room.
+pub(crate) fn proofs_of_version(key: &Key) -> Vec<Key> {
+    let (room, op) = (key.room(), key.op());
+    let mut keys = Vec::new();
+    if room.server_name().is_none()
+        && let Some(hash) = room.as_str().strip_prefix('!')
+        && let Ok(created) = EventId::parse(format!("${hash}"))
+    {
+        if matches!(op, Op::Event | Op::AuthEvent) && key.event_id() == Some(&*created) {
+            return keys;
+        }
+        keys.extend(Key::event(room.to_owned(), created).ok());
+    }
+    if op != Op::AuthChain
+        && let Some(event) = key.event_ids().next()
+    {
+        keys.extend(Key::auth_chain(room.to_owned(), event.to_owned()).ok());
+    }
+    keys
 }
 
 /// Whether a caller takes the word of this server, whoever asked it.

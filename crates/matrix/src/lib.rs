@@ -105,3 +105,4 @@ pub use memo::MemoConfig;
 pub use opts::{Checks, Fanout, NotAFanout, OnBad, Opts};
 pub use outcome::Outcome;
 pub use plan::Ceilings;
+pub use ring::GivenKeys;

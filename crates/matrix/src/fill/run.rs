@@ -3,6 +3,7 @@
 use super::{Ask, AskId, Ended, Goal, Limits, Links, Next, Walk, links::links};
 use crate::{
     Attempt, BadEvent, Checks, FetchError, How, Key, KeyError, Matrix, Opts, Outcome, Proof,
+    ask::proofs_of_version,
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::FuturesUnordered};
@@ -44,6 +45,8 @@ pub struct Recovered {
     pub server: Option<OwnedServerName>,
     /// Whether it is of the timeline, or only entitles others.
     pub timeline: bool,
+    /// The room's version by which it was checked.
+    pub version: Option<RoomVersionId>,
 }
 
 /// What happens in the course of a fill.
@@ -119,8 +122,6 @@ impl Matrix {
         let Some(first) = fill.from.first() else {
             return Err(KeyError::NoEvents);
         };
-        // That one key can be made of the room and an id of the caller's is known before anything is asked.
-        Key::event(fill.room.clone(), first.clone())?;
         let checks = fill.opts.checks.unwrap_or(Checks::REDACTED_TOO);
         let checks = checks.and(Checks::REDACTED_TOO);
         let walk = Walk::new(fill.from.clone(), fill.to.clone(), fill.goal, fill.limits);
@@ -138,12 +139,13 @@ impl Matrix {
                 by_server: BTreeMap::new(),
                 missing: Vec::new(),
                 bad: Vec::new(),
-                version: fill.opts.version.clone(),
+                version: self.inner.known_version(&fill.room, &fill.opts).await,
             },
             chain: HashMap::new(),
             fill: &fill,
         };
-        filling.learn_version(first).await;
+        // That one key can be made of the room and an id of the caller's is known before anything is asked.
+        filling.learn_version(first).await?;
         filling.look_up(&mut tell).await;
         let mut asked = FuturesUnordered::new();
         let ended = loop {
@@ -191,42 +193,40 @@ struct Filling<'a> {
 impl Filling<'_> {
     /// Without the room's version nothing can be verified, and any fetch would begin by asking for it. What entitles an
     /// event proves it, and is missing as like as not: it is asked for here, where it is not lost.
-    async fn learn_version(&mut self, event: &OwnedEventId) {
-        let inner = &self.matrix.inner;
-        let opts = self.fill.opts.clone().checks(self.checks);
-        let known = inner.known_version(&self.fill.room, &opts).await;
-        self.filled.version = known;
-        let key = Key::auth_chain(self.fill.room.clone(), event.clone());
-        let (None, Ok(key), 1..) = (&self.filled.version, key, self.fill.limits.requests_max)
-        else {
-            return;
-        };
-        self.walk.spent();
-        let outcome = match self.matrix.fetch(key, opts).await {
-            Ok(outcome) => outcome,
-            Err(error) => {
-                // It may be known by others, or proved by what comes.
-                self.filled.attempts += error.attempts.len() as u64;
-                return;
+    async fn learn_version(&mut self, first: &OwnedEventId) -> Result<(), KeyError> {
+        let first = Key::event(self.fill.room.clone(), first.clone())?;
+        let limits = self.fill.limits;
+        for key in proofs_of_version(&first) {
+            if self.filled.version.is_some() || self.walk.requests() >= limits.requests_max.into() {
+                break;
             }
-        };
-        self.noted(&outcome);
-        if !self.fill.limits.auth {
-            return;
-        }
-        for event in outcome.events.iter() {
-            let Some(id) = event.event_id.clone() else {
-                continue;
+            self.walk.spent();
+            let opts = self.fill.opts.clone().checks(self.checks);
+            let outcome = match self.matrix.fetch(key, opts).await {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    // It may be proved by what comes.
+                    self.filled.attempts += error.attempts.len() as u64;
+                    continue;
+                }
             };
-            // Not a slice, which would keep the whole answer.
-            let raw = Bytes::copy_from_slice(&outcome.raw(event));
-            let kept = (raw, event.proof, outcome.server.clone());
-            self.chain.insert(id, kept);
+            self.noted(&outcome);
+            let events = outcome.events.iter().filter(|_| limits.auth);
+            for (id, event) in events.filter_map(|event| Some((event.event_id.clone()?, event))) {
+                // Not a slice, which would keep the whole answer.
+                let raw = Bytes::copy_from_slice(&outcome.raw(event));
+                let kept = (raw, event.proof, outcome.server.clone());
+                self.chain.insert(id, kept);
+            }
         }
+        Ok(())
     }
 
-    /// Goes through whatever the store has.
+    /// Goes through whatever the store has. Before the room's version is known it is of no use.
     async fn look_up(&mut self, tell: &mut (impl FnMut(News<'_>) + Send)) {
+        let Some(version) = self.filled.version.clone() else {
+            return;
+        };
         loop {
             let ids = self.walk.to_look_up();
             if ids.is_empty() {
@@ -246,25 +246,25 @@ impl Filling<'_> {
                         proof,
                         server,
                         timeline,
+                        version: Some(version.clone()),
                     }));
                     continue;
                 }
-                let version = self.filled.version.as_ref();
                 let kept = self
                     .matrix
                     .inner
                     .store
-                    .get(&self.fill.room, &id, self.checks, version);
+                    .get(&self.fill.room, &id, self.checks, &version);
                 let Some(kept) = kept.await else { continue };
                 if let Some(timeline) = self.walk.held(&links(&id, &kept.raw)) {
                     self.filled.held += 1;
-                    self.filled.version.get_or_insert(kept.version);
                     tell(News::Recovered(Recovered {
                         event_id: id,
                         raw: kept.raw,
                         proof: kept.proof,
                         server: None,
                         timeline,
+                        version: Some(kept.version),
                     }));
                 }
             }
@@ -366,6 +366,7 @@ impl Filling<'_> {
                 proof: event.proof,
                 server: server.clone(),
                 timeline: *timeline,
+                version: outcome.version.clone(),
             }));
         }
         tell(News::Answered {

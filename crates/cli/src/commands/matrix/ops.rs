@@ -92,7 +92,7 @@ pub(super) async fn run(
 fn give(flags: &Flags, key: &Key, outcome: &Outcome) -> Result {
     if flags.json {
         let shown = show::outcome_json(key, outcome);
-        return line(&shown.map_err(|why| Error::new(Exit::Failure, why))?);
+        return show::raw_line(&shown.map_err(|why| Error::new(Exit::Failure, why))?);
     }
     if !flags.quiet {
         show::tell(key, outcome);

@@ -86,8 +86,7 @@ pub(super) fn attempt(attempt: &Attempt, asked: Op) -> String {
     let how = attempt.how.name().replace('_', " ");
     let what = match attempt.op == asked {
         true => "",
-        // The only op that anything else begins with.
-        false => " (an auth chain, for the room's version)",
+        false => " (for the room's version)",
     };
     let mut text = format!(
         "{}{what}: {how} after {} ms",

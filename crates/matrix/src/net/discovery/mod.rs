@@ -179,7 +179,13 @@ impl Discovery {
         }
     }
 
-    /// Where a server is. Dropping the future gives the search up, unless others wait for it too.
+    /// Where a server is.
+    ///
+    /// # Cancellation
+    ///
+    /// A search goes on when nobody waits for it any more, within its own time: those who have less than it
+    /// takes (a host that is silent at the port of well-knowns, and well at that of federation) find what
+    /// came of it the next time, and do not begin it anew for ever.
     ///
     /// # Errors
     ///
@@ -192,8 +198,16 @@ impl Discovery {
         }
         let shared = self.shared.clone();
         let name = server.to_owned();
-        let begin = move || async move { shared.find(&name, false).await }.boxed();
-        self.shared.flights.join(server.to_owned(), begin).await
+        let mut begun = false;
+        let begin = || {
+            begun = true;
+            async move { shared.find(&name, false).await }.boxed()
+        };
+        let flight = self.shared.flights.join(server.to_owned(), begin);
+        if begun {
+            tokio::spawn(flight.clone());
+        }
+        flight.await
     }
 
     /// Looks for a server whatever is remembered, and tells every step; what it finds is remembered.
