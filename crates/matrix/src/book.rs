@@ -325,6 +325,7 @@ impl Signed {
                 && tried.how == late
             {
                 shown.how = How::TimedOut;
+                shown.detail = "not answered, or not whole, in time".into();
             }
             shown
         })
