@@ -4,7 +4,8 @@ mod homeserver;
 mod serve;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
-use homeserver::{Ca, Homeserver, Quirk, SEED, redacted};
+use gannet_testkit::tls::Ca;
+use homeserver::{Homeserver, Quirk, SEED, redacted};
 use serde_json::Value;
 use std::{
     fs,
@@ -48,7 +49,7 @@ struct Lab {
 impl Lab {
     fn new() -> Self {
         let (ca, dir) = (Ca::new(), tempfile::tempdir().unwrap());
-        fs::write(dir.path().join("ca.pem"), &ca.pem).unwrap();
+        fs::write(dir.path().join("ca.pem"), ca.pem()).unwrap();
         let key = dir.path().join("key");
         fs::write(
             &key,
