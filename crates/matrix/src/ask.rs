@@ -183,7 +183,7 @@ impl Inner {
                 }
                 Err(error) => error,
             };
-            let mut attempts = signed.failed(&error.tried);
+            let mut attempts = signed.failed(error.kind, &error.tried);
             let rejected = attempts.iter().any(|attempt| {
                 use How::{Bad, Cut, Empty, Unproven};
                 matches!(attempt.how, Bad | Cut | Empty | Unproven)

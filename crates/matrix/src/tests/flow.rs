@@ -282,12 +282,37 @@ async fn patience_ends() {
         .await
         .expect_err("it hangs");
     assert_eq!(error.kind, FetchErrorKind::Expired);
+    // "a" was joined by nobody, and dropped when nobody waited any more.
+    assert_eq!(Lab::told(&error.attempts), pairs(&[("a", "dropped")]));
+    assert_eq!(error.attempts[0].took, Duration::from_secs(2));
     let nobody = lab
         .matrix
         .fetch(event("$e"), via(&["me"]))
         .await
         .expect_err("only us");
     assert_eq!(nobody.kind, FetchErrorKind::NoServers);
+    lab.settle().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whose_patience_ends_is_told_of_the_others_requests_too() {
+    let lab = Lab::new();
+    lab.fake.server("a", Does::status(404));
+    lab.fake.server("b", Does::Hangs);
+    let patient = lab.matrix.fetch(event("$e"), via(&["a", "b"]).no_hedge());
+    let hasty = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let hasty = via(&["a", "b"]).patience(Duration::from_secs(2));
+        lab.matrix.fetch(event("$e"), hasty).await
+    };
+    let (patient, hasty) = tokio::join!(patient, hasty);
+    let hasty = hasty.expect_err("b hangs");
+    assert_eq!(hasty.kind, FetchErrorKind::Expired);
+    let expected = pairs(&[("a", "missing"), ("b", "dropped")]);
+    assert_eq!(Lab::told(&hasty.attempts), expected);
+    let patient = patient.expect_err("b hangs");
+    let expected = pairs(&[("a", "missing"), ("b", "timed_out")]);
+    assert_eq!(Lab::told(&patient.attempts), expected);
     lab.settle().await;
 }
 
