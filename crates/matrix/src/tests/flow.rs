@@ -272,6 +272,19 @@ async fn who_does_not_have_an_event_is_asked_last_for_it_for_a_while() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_does_not_have_it_is_asked_once_however_often_the_others_are() {
+    let lab = Lab::new();
+    lab.fake.server("a", Does::status(404));
+    lab.fake.server("b", Does::status(500));
+    let thrice = via(&["a", "b"]).tries(NonZeroU32::new(3).expect("three"));
+    let error = lab.matrix.fetch(event("$e"), thrice).await;
+    let error = error.expect_err("nobody has it");
+    assert_eq!(lab.fake.asked(), ["a", "b", "b", "b"]);
+    assert_eq!(error.attempts.len(), 4);
+    lab.settle().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn patience_ends() {
     let lab = Lab::new();
     lab.fake.server("a", Does::Hangs);
