@@ -20,6 +20,7 @@ use gannet::{
 };
 use ruma_common::{EventId, RoomId, RoomVersionId, ServerName};
 use std::{
+    collections::HashSet,
     hash::BuildHasher,
     num::NonZeroU32,
     sync::{Arc, PoisonError},
@@ -208,11 +209,13 @@ impl Inner {
                 }
                 Err(error) => error,
             };
-            let mut attempts = signed.failed(&error.tried);
+            let mut attempts = signed.failed(error.kind, &error.tried);
             let rejected = attempts.iter().any(|attempt| {
                 use How::{Bad, Cut, Empty, Unproven};
                 matches!(attempt.how, Bad | Cut | Empty | Unproven)
             });
+            // In all its cycles: the engine names those of the last.
+            let asked: HashSet<_> = attempts.iter().map(|a| a.server.clone()).collect();
             asking.past.append(&mut attempts);
             let vain = matches!(error.kind, ErrorKind::Exhausted | ErrorKind::NoCandidates);
             if !vain || ask == ASKS_MAX || Instant::now() >= want.deadline {
@@ -223,11 +226,11 @@ impl Inner {
                 continue;
             }
             // Where others had opened the fetch, they have not asked all whom this one would ask.
-            let asked = |server: &Arc<Server>| {
+            let tried = |server: &Arc<Server>| {
                 let mut tried = error.tried.iter();
-                tried.any(|tried| tried.source == server.source)
+                tried.any(|tried| tried.source == server.source) || asked.contains(&server.name)
             };
-            asking.servers.retain(|server| !asked(server));
+            asking.servers.retain(|server| !tried(server));
             asking.allowed = asking.allowed.saturating_sub(error.tried.len() as u64);
             let left = u32::try_from(asking.allowed).unwrap_or(u32::MAX);
             let Some(left) = NonZeroU32::new(left).filter(|_| !error.tried.is_empty()) else {

@@ -6,7 +6,7 @@
 
 use crate::{Checks, Key, OnBad, Op, Opts, judge::Judged, roster::Server};
 use gannet::{
-    Tried,
+    ErrorKind, Tried,
     engine::{Fault, FetchId, HowEnded, Plan, WaiterId},
 };
 use ruma_common::{OwnedServerName, RoomVersionId};
@@ -213,6 +213,7 @@ pub(crate) struct Signed {
     book: Arc<Book>,
     key: FetchKey,
     waiter: WaiterId,
+    since: Instant,
 }
 
 impl Book {
@@ -238,6 +239,7 @@ impl Book {
             book: Arc::clone(self),
             key,
             waiter,
+            since: Instant::now(),
         }
     }
 
@@ -305,31 +307,35 @@ impl Signed {
             .collect()
     }
 
-    /// The requests of the last fetch, which failed after it had tried these.
-    pub(crate) fn failed(&self, tried: &[Tried]) -> Vec<Attempt> {
+    /// The requests of the last fetch, which failed after it had tried these. Of one that goes on without this
+    /// caller, whose patience was over, the engine names none.
+    pub(crate) fn failed(&self, kind: ErrorKind, tried: &[Tried]) -> Vec<Attempt> {
         let entries = self.book.lock();
         let log = entries.get(&self.key).map(|entry| &entry.log);
         let Some((log, last)) = log.and_then(|log| Some((log, log.back()?))) else {
             return Vec::new();
         };
         let last = last.fetch;
-        (log.iter()
-            .filter(|record| record.fetch == last && !tried.is_empty()))
-        .map(|record| {
-            let mut shown = record.shown();
-            // The engine knows before the task that it stops has seen it.
-            let late = HowEnded::Failed(Fault::TimedOut);
-            let of = |tried: &&Tried| tried.source == record.server.source;
-            if shown.how == How::Dropped
-                && let Some(tried) = tried.iter().rev().find(of)
-                && tried.how == late
-            {
-                shown.how = How::TimedOut;
-                shown.detail = "not answered, or not whole, in time".into();
-            }
-            shown
-        })
-        .collect()
+        // It was this caller's, if it did anything while that was there.
+        let own = |record: &Arc<Record>| record.began >= self.since || !record.has_ended();
+        let of_last = || log.iter().filter(|record| record.fetch == last);
+        let ours = !tried.is_empty() || (kind == ErrorKind::Expired && of_last().any(own));
+        (of_last().filter(|_| ours))
+            .map(|record| {
+                let mut shown = record.shown();
+                // The engine knows before the task that it stops has seen it.
+                let late = HowEnded::Failed(Fault::TimedOut);
+                let of = |tried: &&Tried| tried.source == record.server.source;
+                if shown.how == How::Dropped
+                    && let Some(tried) = tried.iter().rev().find(of)
+                    && tried.how == late
+                {
+                    shown.how = How::TimedOut;
+                    shown.detail = "not answered, or not whole, in time".into();
+                }
+                shown
+            })
+            .collect()
     }
 
     /// Whether others demanded more than this caller, who may have got nothing for it.

@@ -44,10 +44,20 @@ pub trait KeySource: Send + Sync + 'static {
     fn keys(&self, wanted: KeysWanted, within: Duration) -> BoxFuture<'_, KeySet>;
 }
 
+/// Where the work on the processor is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// On threads where blocking is allowed.
+    OnThreads,
+    /// In the task that wants it done.
+    InTasks,
+}
+
 /// Examines answers.
 #[derive(Clone)]
 pub(crate) struct Examiner {
     keys: Arc<dyn KeySource>,
+    work: Work,
     threads: Arc<Semaphore>,
     threads_max: u32,
     keys_timeout: Duration,
@@ -58,9 +68,11 @@ impl Examiner {
         keys: Arc<dyn KeySource>,
         threads_max: NonZeroU32,
         keys_timeout: Duration,
+        work: Work,
     ) -> Self {
         Self {
             keys,
+            work,
             threads: Arc::new(Semaphore::new(threads_max.get() as usize)),
             threads_max: threads_max.get(),
             keys_timeout,
@@ -75,6 +87,12 @@ impl Examiner {
     ) -> R {
         let permits = Arc::clone(&self.threads).acquire_many_owned(threads).await;
         let permits = permits.expect("the semaphore is never closed");
+        if self.work == Work::InTasks {
+            // Others have their turn meanwhile, as they would if it were done elsewhere.
+            tokio::task::yield_now().await;
+            let _permits = permits;
+            return work();
+        }
         let done = tokio::task::spawn_blocking(move || {
             let _permits = permits;
             work()
