@@ -135,6 +135,7 @@ pub(crate) struct Record {
 struct State {
     end: Option<(How, Duration, Cow<'static, str>)>,
     judged: Option<Arc<Judged>>,
+    counted: bool,
 }
 
 impl Record {
@@ -150,6 +151,11 @@ impl Record {
 
     pub(crate) fn has_ended(&self) -> bool {
         self.lock().end.is_some()
+    }
+
+    /// Whether it is to be counted now: once, however often its answer is looked at.
+    pub(crate) fn count(&self) -> bool {
+        !std::mem::replace(&mut self.lock().counted, true)
     }
 
     /// What was found in its answer; the strictest look at it.

@@ -274,6 +274,7 @@ impl Asked {
             });
         }
         // One of them, or several.
+        let mut twins = Vec::new();
         let few = rng.permille(600);
         let single = self.op == Op::Event;
         let places: Vec<usize> = match events.len() {
@@ -309,6 +310,13 @@ impl Asked {
                         events.push((raw, sent));
                     }
                 }
+                Mood::Twin if !single => {
+                    let (bad, sent, same) = match rng.permille(500) {
+                        true => (event.flipped.clone(), Sent::Flipped, event.flipped_is_it),
+                        false => (event.unsigned.clone(), Sent::Unsigned, true),
+                    };
+                    twins.push((place, bad, sent, same));
+                }
                 Mood::Other if single => {
                     let other = rng.index(room.events.len());
                     if other != found[place] {
@@ -317,6 +325,17 @@ impl Asked {
                 }
                 _ => {}
             }
+        }
+        // Of two with one id the first counts, whatever it is.
+        for (place, bad, sent, same) in twins.into_iter().rev() {
+            if rng.permille(500) {
+                events.insert(place + 1, (bad, if same { Sent::Again } else { sent }));
+                continue;
+            }
+            if same {
+                events[place].1 = Sent::Again;
+            }
+            events.insert(place, (bad, sent));
         }
         if mood == Mood::Empty {
             events.clear();

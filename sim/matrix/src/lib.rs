@@ -15,6 +15,7 @@
 //! | `shared` | (I1) callers that share a fetch get the same bytes, not copies |
 //! | `width` | (I2) without a hedge, as many servers are asked at once as the fan-out says |
 //! | `bounded` | (I2) requests at a server, and in all, keep to the ceilings |
+//! | `attempts` | (I2) a caller by itself makes no more requests than its terms allow, and asks nobody more often |
 //! | `proof` | (I3) no event is handed out of which less was proved than is demanded, or is said; the truth is known |
 //! | `true` | (I3) what is handed out came from the server that is named, or was stored |
 //! | `refused` | (I3) who refuses answers with bad events, or without any, gets none |
@@ -27,6 +28,7 @@
 //! | `busy` | (I5) a server that asked to be left alone is |
 //! | `told` | what callers are told of requests is what became of them, and so is the kind of an error |
 //! | `hidden` | a caller by itself is told of each request that was made for it |
+//! | `counted` | no request is counted twice |
 //! | `patience` | (I6) nobody waits longer than it said |
 //! | `liveness` | (I6) what an honest server in reach holds is had, if the terms suffice to get to it; once faults stop, anything |
 //! | `fill` | what a fill brings back are events of the room, each once, as they are; all of them, if it says so |

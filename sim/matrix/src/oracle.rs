@@ -529,6 +529,22 @@ impl Sim {
                 format!("{made} requests, told of {}", attempts.len()),
             ));
         }
+        let own = self
+            .requests
+            .iter()
+            .filter(|request| request.began >= caller.began && request.wire == caller.wires[0]);
+        let own: Vec<&str> = own.map(|request| &*request.server).collect();
+        let tries = u64::from(caller.terms.tries);
+        let most = requests(&caller.terms, op, (self.width_max, self.attempts_max)) * tries;
+        let of = |server: &str| own.iter().filter(|own| **own == server).count() as u64;
+        let often = own.iter().map(|server| of(server)).max().unwrap_or(0);
+        if caller.alone && (own.len() as u64 > most || often > tries) {
+            let all = own.len();
+            broken.push((
+                "attempts",
+                format!("{all} requests of {most}, {often} at one of {tries}"),
+            ));
+        }
         broken
     }
 }

@@ -10,6 +10,7 @@ use gannet_sim::subject::Plant;
 /// Every bug that can be planted, and what the oracle has to say of it.
 pub(crate) const ALL: &[Plant] = &[
     ("alters-answers", "true"),
+    ("asks-again", "attempts"),
     ("asks-itself", "asked"),
     ("asks-outcasts", "asked"),
     ("asks-twice", "one request"),
@@ -58,6 +59,7 @@ impl Bend {
     pub(crate) fn terms(self, mut terms: Terms) -> Terms {
         match self.0 {
             Some("asks-widely") => terms.fanout = Some("fixed:3"),
+            Some("asks-again") => terms.tries = 3,
             Some("gives-up-early") => terms.attempts_max = Some(1),
             Some("ignores-deny") => terms.deny.clear(),
             Some("ignores-pool") => terms.pool = None,

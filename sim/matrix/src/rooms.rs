@@ -41,6 +41,8 @@ pub(crate) struct Event {
     pub(crate) cut: Bytes,
     /// With other content, and the hash and the signature as they were.
     pub(crate) flipped: Bytes,
+    /// Whether that has the same id: not where redaction leaves all content, so that the id is made of it.
+    pub(crate) flipped_is_it: bool,
     /// With a signature that is none.
     pub(crate) unsigned: Bytes,
     /// The events before it, and those that entitle it.
@@ -231,6 +233,17 @@ impl Making {
         let mut flipped = event.clone();
         if let Some(CanonicalJsonValue::Object(content)) = flipped.get_mut("content") {
             content.insert("planted".to_owned(), CanonicalJsonValue::Bool(true));
+            // The rules of another version, if anybody believes it.
+            if let Some(version) = content.get_mut("room_version") {
+                let other = match self.version.as_str() {
+                    "1" => "2",
+                    "6" => "7",
+                    "10" => "9",
+                    "11" => "10",
+                    _ => "11",
+                };
+                *version = CanonicalJsonValue::String(other.to_owned());
+            }
         }
         let mut other = event;
         let signed = format!("{:?}", other["signatures"]);
@@ -242,6 +255,8 @@ impl Making {
             id: pdu.event_id().to_owned(),
             whole,
             cut: bytes(&cut),
+            flipped_is_it: Pdu::id_of(&bytes(&flipped), self.rules)
+                .is_some_and(|id| id == pdu.event_id()),
             flipped: bytes(&flipped),
             unsigned: bytes(&other),
             prev: prev.to_vec(),

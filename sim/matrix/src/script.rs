@@ -239,8 +239,16 @@ impl Script {
         self.matrix.write_metrics(&mut page, &[]).await;
         let text = page.into_text();
         let wanted = text.contains("gannet_matrix_wanted_keys 0");
+        let attempts = text
+            .lines()
+            .filter(|line| line.starts_with("gannet_matrix_attempts_total{"));
+        let counts = attempts.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok());
+        let counted: usize = counts.sum();
         self.shared.with(|sim, now| {
-            let open = sim.open();
+            let (open, made) = (sim.open(), sim.requests.len());
+            if counted > made {
+                sim.fail(now, "counted", format_args!("{counted} of {made} requests"));
+            }
             if open > 0 || gauges.fetches > 0 || gauges.attempts > 0 || !wanted {
                 let what = format_args!("{open} requests are open, {wanted}, {gauges:?}");
                 sim.fail(now, "left", what);

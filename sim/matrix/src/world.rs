@@ -45,13 +45,15 @@ pub(crate) enum Mood {
     Room,
     /// An event twice.
     Twice,
+    /// A bad event, beside the one that it was made of.
+    Twin,
     /// No events.
     Empty,
     /// Every event cut.
     Cut,
 }
 
-pub(crate) const MOODS: [Mood; 21] = [
+pub(crate) const MOODS: [Mood; 22] = [
     Mood::Honest,
     Mood::Slow,
     Mood::Silent,
@@ -71,6 +73,7 @@ pub(crate) const MOODS: [Mood; 21] = [
     Mood::Forge,
     Mood::Room,
     Mood::Twice,
+    Mood::Twin,
     Mood::Empty,
     Mood::Cut,
 ];
