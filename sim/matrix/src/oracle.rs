@@ -28,7 +28,7 @@ fn predicted(answer: &Answer, terms: &Terms, op: Op) -> (Vec<How>, Vec<Bytes>, u
         return (vec![How::Bad], Vec::new(), 0);
     }
     let (ids, hash, signed) = checks(terms, op);
-    let (mut good, mut bad, mut cut) = (Vec::new(), 0, 0);
+    let (mut good, mut bad, mut cut, mut again) = (Vec::new(), 0, 0, 0);
     for (raw, sent) in &answer.events {
         let fine = match sent {
             _ if !ids => true,
@@ -43,6 +43,7 @@ fn predicted(answer: &Answer, terms: &Terms, op: Op) -> (Vec<How>, Vec<Bytes>, u
         }
         if !fine {
             cut += usize::from(*sent == Sent::Cut);
+            again += usize::from(*sent == Sent::Again);
         }
     }
     let hows = match (bad, good.is_empty()) {
@@ -50,6 +51,8 @@ fn predicted(answer: &Answer, terms: &Terms, op: Op) -> (Vec<How>, Vec<Bytes>, u
         (0, _) => vec![How::Answered],
         (_, false) if !terms.refuse => vec![How::Salvaged],
         _ if cut == bad && signed => vec![How::Cut],
+        // Nobody's forgery, and of no use as a whole.
+        _ if cut + again == bad && signed => vec![How::Unproven],
         // Without signatures, other content is not told from cut content where redaction would leave it.
         _ if !signed => vec![How::Bad, How::Cut, How::Unproven],
         _ => vec![How::Bad],
@@ -193,7 +196,13 @@ impl Sim {
             let (room, event, whole) = rooms().what(raw)?;
             let room = &rooms().all[room];
             let name: &[u8] = if whole { b"whole" } else { b"redacted" };
-            let fields = [room.id.as_bytes(), room.events[event].id.as_bytes(), name];
+            let id = room.events[event].id.as_bytes();
+            let fields = [
+                room.id.as_bytes(),
+                id,
+                name,
+                room.version.as_str().as_bytes(),
+            ];
             Some(of(room) && proof == 1 + u8::from(whole) && derived(&fields))
         })();
         self.coverage.hit("stored");

@@ -105,6 +105,28 @@ fn opts(terms: &Terms, room: &Room) -> Opts {
     opts.tries(nz(terms.tries)).accept_empty(terms.accept_empty)
 }
 
+/// What proves the room's version beside the answer: the event that created it, where the room is called by its
+/// hash; and what entitles the event, unless that is what is asked for.
+fn proofs_of_version(of: &Room, key: &Key) -> Vec<Key> {
+    let created = &of.events[0].id;
+    let mut proofs = Vec::new();
+    if of.id.server_name().is_none() {
+        let single = matches!(key.op(), Op::Event | Op::AuthEvent);
+        if single
+            && key
+                .event_id()
+                .is_some_and(|id| id.as_str() == created.as_str())
+        {
+            return proofs;
+        }
+        proofs.extend(Key::event(of.id.clone(), of.id_of(0)));
+    }
+    if let Some(event) = key.event_ids().next().filter(|_| key.op() != Op::AuthChain) {
+        proofs.extend(Key::auth_chain(of.id.clone(), event.to_owned()));
+    }
+    proofs
+}
+
 fn key_of(room: &Room, thing: &Thing) -> Key {
     let id = |event: &usize| room.id_of(*event);
     let ids = |events: &[usize]| -> Vec<OwnedEventId> { events.iter().map(id).collect() };
@@ -286,16 +308,17 @@ impl Script {
         let of = &rooms().all[room];
         let key = key_of(of, thing);
         let mut wires = vec![wire_of(&key)];
-        let mut chain = None;
-        let looks_up = !terms.version && key.op().carries_events() && key.op() != Op::AuthChain;
-        if let Some(event) = key.event_ids().next().filter(|_| looks_up) {
-            chain = Key::auth_chain(of.id.clone(), event.to_owned()).ok();
-            wires.extend(chain.as_ref().map(wire_of));
-        }
+        let proofs = match terms.version || !key.op().carries_events() {
+            true => Vec::new(),
+            false => proofs_of_version(of, &key),
+        };
+        wires.extend(proofs.iter().map(wire_of));
         let wire = key.wire();
         let number = self.shared.with(|sim, now| {
             let candidates = sim.candidates(Some(&key), room, &terms);
-            let lookups = chain.map(|chain| sim.candidates(Some(&chain), room, &terms));
+            let lookups = proofs.iter();
+            let lookups = lookups.map(|key| sim.candidates(Some(key), room, &terms));
+            let lookups = lookups.collect();
             sim.coverage.hit(key.op().name());
             let caller = Caller {
                 op: Some(key.op()),
@@ -306,7 +329,7 @@ impl Script {
                 terms: terms.clone(),
                 group,
                 candidates,
-                lookups: lookups.unwrap_or_default(),
+                lookups,
                 began: now,
                 ended: None,
                 alone: true,
@@ -366,7 +389,7 @@ impl Script {
                 terms: terms.clone(),
                 group,
                 candidates,
-                lookups: BTreeSet::new(),
+                lookups: Vec::new(),
                 began: now,
                 ended: None,
                 alone: false,

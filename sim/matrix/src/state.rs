@@ -56,8 +56,8 @@ pub(crate) struct Caller {
     pub(crate) terms: Terms,
     pub(crate) group: usize,
     pub(crate) candidates: BTreeSet<String>,
-    /// Whom it may ask for the version of the room.
-    pub(crate) lookups: BTreeSet<String>,
+    /// Whom it may ask for the version of the room, by what it may ask there beside its own.
+    pub(crate) lookups: Vec<BTreeSet<String>>,
     pub(crate) began: u64,
     pub(crate) ended: Option<u64>,
     /// Nobody else wanted the same meanwhile; or only on the same terms.
@@ -76,8 +76,9 @@ impl Caller {
     /// Whether it may ask this server for that.
     pub(crate) fn may_ask(&self, server: &str, wire: &str) -> bool {
         let own = self.wires.first().is_none_or(|own| own == wire);
-        let looked_up = self.wires.get(1).is_some_and(|own| own == wire);
-        (own && self.candidates.contains(server)) || (looked_up && self.lookups.contains(server))
+        let mut lookups = self.wires.iter().skip(1).zip(&self.lookups);
+        let looks_up = lookups.any(|(own, of)| own == wire && of.contains(server));
+        (own && self.candidates.contains(server)) || looks_up
     }
 }
 
