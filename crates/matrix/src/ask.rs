@@ -225,15 +225,17 @@ impl Inner {
                 asking.lane = self.lane(want);
                 continue;
             }
-            // Where others had opened the fetch, they have not asked all whom this one would ask.
+            // Where others had opened the fetch, they have not asked all whom this one would ask; nor anybody,
+            // where it waited for its turn until they were gone, and their servers with them.
             let tried = |server: &Arc<Server>| {
                 let mut tried = error.tried.iter();
                 tried.any(|tried| tried.source == server.source) || asked.contains(&server.name)
             };
+            let goes_on = !error.tried.is_empty() || error.kind == ErrorKind::NoCandidates;
             asking.servers.retain(|server| !tried(server));
             asking.allowed = asking.allowed.saturating_sub(error.tried.len() as u64);
             let left = u32::try_from(asking.allowed).unwrap_or(u32::MAX);
-            let Some(left) = NonZeroU32::new(left).filter(|_| !error.tried.is_empty()) else {
+            let Some(left) = NonZeroU32::new(left).filter(|_| goes_on) else {
                 return Err(FetchError::of(error.kind, asking.past));
             };
             asking.plan.attempts_max = Some(left);
