@@ -326,7 +326,7 @@ impl Inner {
 /// The id of a room that names no server is that of the event which created it (version 12): that is one
 /// event, and it need not be in any auth chain there. In rooms of other versions what authorizes any
 /// event goes back to the event that created the room.
-fn proofs_of_version(key: &Key) -> Vec<Key> {
+pub(crate) fn proofs_of_version(key: &Key) -> Vec<Key> {
     let (room, op) = (key.room(), key.op());
     let mut keys = Vec::new();
     if room.server_name().is_none()

@@ -111,6 +111,8 @@ impl How {
 pub struct Attempt {
     /// Who was asked.
     pub server: OwnedServerName,
+    /// For what: where a room's version had to be learnt first, not for what the caller wants.
+    pub op: Op,
     /// How it ended.
     pub how: How,
     /// From the request to its end.
@@ -123,6 +125,7 @@ pub struct Attempt {
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) server: Arc<Server>,
+    op: Op,
     pub(crate) fetch: FetchId,
     pub(crate) began: Instant,
     state: Mutex<State>,
@@ -164,6 +167,7 @@ impl Record {
             end.unwrap_or_else(|| (How::Dropped, self.began.elapsed(), Cow::Borrowed("")));
         Attempt {
             server: self.server.name.clone(),
+            op: self.op,
             how,
             took,
             detail,
@@ -265,6 +269,7 @@ impl Book {
     pub(crate) fn begin(&self, key: &FetchKey, server: Arc<Server>, fetch: FetchId) -> Arc<Record> {
         let record = Arc::new(Record {
             server,
+            op: key.key.op(),
             fetch,
             began: Instant::now(),
             state: Mutex::default(),
@@ -320,6 +325,7 @@ impl Signed {
                 && tried.how == late
             {
                 shown.how = How::TimedOut;
+                shown.detail = "not answered, or not whole, in time".into();
             }
             shown
         })

@@ -4,6 +4,11 @@
 
 mod failover;
 mod fill;
+mod hostile;
+#[path = "../liar/mod.rs"]
+#[allow(dead_code, reason = "each test uses what it needs of it")]
+mod liar;
+mod lies;
 mod limits;
 mod ops;
 mod sharing;
@@ -40,4 +45,12 @@ async fn servers_that_are_busy_are_left_alone() {
     let world = World::start(&["--rate-limits", "default"]).await;
     limits::a_storm_is_answered_without_refusals(&world).await;
     limits::whoever_is_refused_waits(&world).await;
+}
+
+/// Honest servers beside one that does all that servers should not.
+#[tokio::test(flavor = "multi_thread")]
+async fn liars_are_named_and_nothing_of_theirs_gets_out() {
+    let world = World::start(&[]).await;
+    let hostile = hostile::Hostile::start(&world).await;
+    hostile::every_liar_is_named_and_nothing_of_it_taken(&hostile).await;
 }

@@ -1,5 +1,6 @@
 //! A lab of real homeservers, and what asks them in the name of one of them.
 
+use crate::lies;
 use futures_util::StreamExt;
 use gannet_matrix::{
     Attempt, BoxFuture, Builder, Ceilings, Courier, Key, Matrix, Opts, SendError, Sent, Wire,
@@ -17,6 +18,7 @@ use std::{
     collections::BTreeSet,
     fs,
     future::Future,
+    net::{Ipv4Addr, SocketAddrV4},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -56,6 +58,14 @@ pub(crate) fn text(value: &Value) -> &str {
 
 pub(crate) fn event_id(text: &str) -> OwnedEventId {
     OwnedEventId::try_from(text).unwrap()
+}
+
+/// Beside the servers of the lab, where nobody else is.
+fn liar_address(lab: &Value) -> Ipv4Addr {
+    let guest = text(&lab["guest"]["address"]);
+    let guest: SocketAddrV4 = guest.parse().unwrap();
+    let [a, b, c, d] = guest.ip().octets();
+    Ipv4Addr::new(a, b, c, d + 1)
 }
 
 impl Room {
@@ -105,8 +115,11 @@ impl World {
     pub(crate) async fn start(options: &'static [&'static str]) -> Self {
         let started = tokio::task::spawn_blocking(move || {
             let synapses = Synapses::start(options);
-            let dns = Dnsmasq::start(&synapses.zone());
             let lab = synapses.lab().clone();
+            let zone = lies::names().iter().fold(synapses.zone(), |zone, name| {
+                zone.host(name, liar_address(&lab).into())
+            });
+            let dns = Dnsmasq::start(&zone);
             (synapses, lab, dns)
         });
         let (synapses, lab, dns) = started.await.unwrap();
@@ -155,10 +168,13 @@ impl World {
         async move { done.await.unwrap() }
     }
 
-    /// Asks in the name of a server.
-    fn federation(&self, me: &str) -> Federation {
-        let key = fs::read_to_string(text(&self.server(me)["signing_key"])).unwrap();
-        let key = SigningKey::parse_file(&key).unwrap().remove(0);
+    /// Where a hostile server may be, and is looked for by names of its own.
+    pub(crate) fn liar_address(&self) -> Ipv4Addr {
+        liar_address(&self.lab)
+    }
+
+    /// How servers of the lab are found and reached.
+    pub(crate) fn net(&self) -> NetConfig {
         let ca = fs::read(text(&self.lab["ca"])).unwrap();
         let mut config = NetConfig::default();
         config.policy = AddressPolicy::allowing(["127.0.0.0/8".parse().unwrap()]);
@@ -166,8 +182,15 @@ impl World {
         config.name_server = Some(self.dns.addr());
         config.dns_timeout = Duration::from_secs(30);
         config.resolve_timeout = PATIENCE;
+        config
+    }
+
+    /// Asks in the name of a server.
+    pub(crate) fn federation(&self, me: &str, net: NetConfig) -> Federation {
+        let key = fs::read_to_string(text(&self.server(me)["signing_key"])).unwrap();
+        let key = SigningKey::parse_file(&key).unwrap().remove(0);
         let me = Homeserver::new(self.name(me), key);
-        Federation::new(config, Some(Arc::new(me))).unwrap()
+        Federation::new(net, Some(Arc::new(me))).unwrap()
     }
 
     /// A service of its own, which knows nothing yet but what is in the store; in the name of `hs1`.
@@ -182,14 +205,26 @@ impl World {
         store: Option<Arc<dyn BlobStore>>,
         ceilings: Ceilings,
     ) -> Asker {
-        let federation = self.federation(me);
+        let federation = self.federation(me, self.net());
+        let keys = KeyRing::open(federation.clone(), KeyRingConfig::default()).unwrap();
+        self.asker_of(me, federation, Arc::new(keys), store, ceilings)
+    }
+
+    /// The same with keys and connections that others have as well.
+    pub(crate) fn asker_of(
+        &self,
+        me: &str,
+        federation: Federation,
+        keys: Arc<KeyRing>,
+        store: Option<Arc<dyn BlobStore>>,
+        ceilings: Ceilings,
+    ) -> Asker {
         let wire = Arc::new(Watched {
-            federation: federation.clone(),
+            federation,
             sends: Mutex::default(),
         });
-        let keys = KeyRing::open(federation, KeyRingConfig::default()).unwrap();
         let courier = Arc::clone(&wire) as Arc<dyn Courier>;
-        let mut builder = Builder::new(self.name(me), courier, Arc::new(keys), ceilings).seed(7);
+        let mut builder = Builder::new(self.name(me), courier, keys, ceilings).seed(7);
         if let Some(store) = store {
             builder = builder.store(store);
         }
@@ -249,7 +284,7 @@ impl World {
         AccessLog {
             log,
             server: self.name(label),
-            federation: self.federation("hs1"),
+            federation: self.federation("hs1", self.net()),
         }
     }
 }

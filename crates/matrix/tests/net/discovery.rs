@@ -1,11 +1,14 @@
 //! Finding servers.
 
 use super::{
-    ask_names, config, lead,
-    server::{Asked, Ca, Reply, Server},
+    ask_names, config, lead, roots,
+    server::{Asked, Reply, Server},
 };
 use gannet_matrix::net::{Discovery, Federation, NetConfig, ResolveErrorKind, Rule};
-use gannet_testkit::peers::{Dnsmasq, Zone};
+use gannet_testkit::{
+    peers::{Dnsmasq, Zone},
+    tls::Ca,
+};
 use http::Method;
 use ruma_common::{OwnedServerName, ServerName};
 use std::{net::IpAddr, time::Duration};
@@ -232,7 +235,7 @@ async fn nothing_private_is_touched() {
     let ca = Ca::new();
     let server = Server::start(&ca, &["a.test", "127.0.0.1"], |_| Reply::text(200, "{}")).await;
     let mut config = NetConfig::default();
-    config.roots = ca.roots();
+    config.roots = roots(&ca);
     let zone = Zone::new().host("a.test", server.addr.ip());
     let dns = Dnsmasq::start(&zone);
     ask_names(&mut config, &dns);

@@ -2,7 +2,7 @@
 
 use super::{
     config,
-    server::{Asked, Ca, Reply, Server},
+    server::{Asked, Reply, Server},
 };
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use gannet_matrix::{
@@ -13,6 +13,7 @@ use gannet_matrix::{
         sign::SigningKey,
     },
 };
+use gannet_testkit::tls::Ca;
 use ruma_common::{CanonicalJsonObject, OwnedServerName, ServerName};
 use serde_json::{Value, json};
 use std::{

@@ -531,7 +531,7 @@ impl Shared {
                 text += &format!("the notary {notary}: ");
             }
             if tried.detail.is_empty() {
-                text += &format!("{:?}", tried.how);
+                text += &tried.how.to_string();
             } else {
                 text += &clean(&tried.detail);
             }

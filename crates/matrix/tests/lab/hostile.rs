@@ -1,0 +1,254 @@
+//! A hostile server beside honest ones: alone, and asked first where an honest one is asked next.
+
+use crate::{
+    liar::{self, Ca},
+    lies::{self, Lie, Mind, named},
+    world::{Asker, PATIENCE, Room, World, text, told},
+};
+use futures_util::{FutureExt, StreamExt};
+use gannet::{engine::Verdict, metrics::Page};
+use gannet_matrix::{
+    Attempt, Ceilings, Direction, FetchErrorKind, How, Key, OnBad, Opts, Outcome, Proof,
+    net::{Federation, KeyRing, KeyRingConfig},
+};
+use rcgen::KeyPair;
+use ruma_common::OwnedEventId;
+use serde_json::Value;
+use std::{fs, net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+/// Fetches at a time; more than a machine has processors, for most of them wait.
+const AT_ONCE: usize = 12;
+/// Where well-knowns are looked for: those that listen at 443 have rights that tests need not have.
+const WELL_KNOWN_PORT: u16 = 8443;
+/// When the next is asked beside one that is silent.
+const HEDGE: Duration = Duration::from_millis(200);
+/// How long one is waited for that sends no head.
+const FIRST_BYTE: Duration = Duration::from_secs(2);
+
+/// The lab with a hostile server in it.
+pub(crate) struct Hostile<'w> {
+    world: &'w World,
+    room: Room,
+    server: liar::Server,
+    federation: Federation,
+    keys: Arc<KeyRing>,
+    /// An event that nobody lies about.
+    another: OwnedEventId,
+}
+
+impl<'w> Hostile<'w> {
+    pub(crate) async fn start(world: &'w World) -> Self {
+        let key = fs::read_to_string(text(&world.lab["ca_key"])).unwrap();
+        let ca = Ca::of(KeyPair::from_pem(&key).unwrap(), "Gannet's lab");
+        let names = lies::names();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let ip = world.liar_address().into();
+        let addrs = [8448, WELL_KNOWN_PORT].map(|port| SocketAddr::new(ip, port));
+        let mut net = world.net();
+        net.well_known_port = WELL_KNOWN_PORT;
+        net.well_known_timeout = FIRST_BYTE;
+        let federation = world.federation("hs1", net);
+        let honest = world.federation("hs1", world.net());
+        let mind = Arc::new(Mind::new(honest, world.name("hs2")));
+        let server = liar::Server::start(
+            liar::listen(&addrs).await,
+            ca.certify(&names),
+            ca.certify(&["somebody.else.test"]),
+            mind,
+        )
+        .await;
+        let mut config = KeyRingConfig::default();
+        config.timeout = FIRST_BYTE;
+        let room = world.room("conversation-10");
+        // Early in the room, but when all were there.
+        let mut others = room.events.iter().skip(20);
+        let another = others.find(|event| !event.redacted).unwrap().id.clone();
+        Self {
+            world,
+            room,
+            another,
+            server,
+            keys: Arc::new(KeyRing::open(federation.clone(), config).unwrap()),
+            federation,
+        }
+    }
+
+    /// Somebody who knows nothing of servers yet, but their keys.
+    fn asker(&self) -> Asker {
+        let mut ceilings = Ceilings::default();
+        ceilings.keys_timeout = FIRST_BYTE;
+        let (federation, keys) = (self.federation.clone(), Arc::clone(&self.keys));
+        self.world.asker_of("hs1", federation, keys, None, ceilings)
+    }
+
+    /// Of a hostile server first, and then of an honest one, if there is one.
+    fn of(&self, liar: &str, honest: Option<&str>) -> Opts {
+        let honest = honest.map(|label| self.world.name(label));
+        Opts::new()
+            .pool([named(liar)].into_iter().chain(honest))
+            .version(self.room.version.clone())
+            .first_byte_timeout(FIRST_BYTE)
+            .on_bad(OnBad::Refuse)
+    }
+
+    fn honest(&self) -> Opts {
+        let opts = self.world.of(&["hs2"]);
+        opts.version(self.room.version.clone())
+    }
+
+    /// A key of each op.
+    fn wanted(&self) -> Vec<Key> {
+        let room = &self.room;
+        let id = || room.id.clone();
+        let of_kind = |kind: &str| {
+            let whole = |event: &&crate::world::LabEvent| event.kind == kind && !event.redacted;
+            room.events.iter().rev().find(whole).unwrap().id.clone()
+        };
+        let window = |what: &str| room.named(&room.json["missing"][what]);
+        let middle = room.events[room.events.len() / 2].made_at;
+        [
+            Key::event(id(), of_kind("m.room.message")),
+            Key::auth_event(id(), of_kind("m.room.power_levels")),
+            Key::auth_chain(id(), room.last()),
+            Key::backfill(id(), [room.last()], 10),
+            Key::missing_events(id(), window("earliest"), window("latest"), 20, 0),
+            Key::state_ids(id(), room.last()),
+            Key::timestamp_to_event(id(), middle, Direction::Forward),
+        ]
+        .map(Result::unwrap)
+        .into()
+    }
+}
+
+/// What an outcome holds, without what a server says of the time that passed since.
+fn held(outcome: &Outcome) -> (Vec<(Proof, String)>, Value) {
+    let events = outcome.events.iter().map(|event| {
+        let mut pdu: Value = serde_json::from_slice(&outcome.raw(event)).unwrap();
+        if let Some(unsigned) = pdu["unsigned"].as_object_mut() {
+            unsigned.remove("age");
+            unsigned.remove("age_ts");
+        }
+        (event.proof, pdu.to_string())
+    });
+    let mut rest: Value = serde_json::from_slice(&outcome.bytes).unwrap();
+    let rest = rest.as_object_mut().unwrap();
+    for list in ["pdus", "auth_chain", "events"] {
+        rest.remove(list);
+    }
+    if !outcome.events.is_empty() {
+        rest.remove("origin_server_ts");
+    }
+    (events.collect(), Value::Object(rest.clone()))
+}
+
+/// What one lie leads to where nobody else is asked: an error that names the liar, and what it did.
+async fn alone(hostile: &Hostile<'_>, lie: &Lie, how: How, key: &Key) {
+    let what = format!("{} {}", lie.label, key.op().name());
+    let host = format!("{}.{}", lie.label, lies::DOMAIN);
+    let asker = hostile.asker();
+    let fetched = asker.matrix.fetch(key.clone(), hostile.of(lie.label, None));
+    let error = fetched.await.expect_err(&what);
+    let attempts = [(&*host, how.name())];
+    assert_eq!(told(&error.attempts), attempts, "{what}: {error}");
+    let Attempt { took, detail, .. } = &error.attempts[0];
+    // Which of its times was up is not told where the engine was ahead of whom it stopped.
+    let says = detail.contains(lie.says) || lie.slow && detail.contains("in time");
+    assert!(says, "{what}: {error}");
+    assert!(!detail.contains('\u{1b}') && detail.len() < 1000, "{what}");
+    // Far more than the longest bound in play.
+    assert!(*took < PATIENCE, "{what}: {error}");
+    let kind = match how {
+        How::Bad | How::Unproven => FetchErrorKind::Unverified,
+        How::Missing | How::Forbidden | How::Empty => FetchErrorKind::Missing,
+        _ => FetchErrorKind::Exhausted,
+    };
+    assert_eq!(error.kind, kind, "{what}: {error}");
+    assert_eq!(asker.wire.sends().len(), 1, "{what}: asked again");
+    // The worse for faults and forgeries only.
+    let state = match how {
+        How::Missing | How::Forbidden | How::Empty | How::Unproven => "healthy",
+        How::Busy => "throttled",
+        _ => "degraded",
+    };
+    let mut page = Page::new();
+    asker.matrix.write_metrics(&mut page, &[]).await;
+    let health = format!("gannet_matrix_servers{{state=\"{state}\"}} 1\n");
+    assert!(page.into_text().contains(&health), "{what}: not {state}");
+    asker.matrix.shutdown(PATIENCE).await;
+    let counters = asker.matrix.counters();
+    let failed = matches!(how, How::Failed | How::TimedOut);
+    let forged = counters.verdicts[Verdict::Invalid as usize];
+    assert_eq!(counters.faults, u64::from(failed), "{what}: {counters:?}");
+    assert_eq!(forged, u64::from(how == How::Bad), "{what}: {counters:?}");
+    assert_eq!(counters.timeouts, u64::from(lie.slow), "{what}");
+}
+
+/// What it leads to where an honest server is asked next: to the same as if that had been asked alone.
+async fn mixed(hostile: &Hostile<'_>, lie: &Lie, how: How, key: &Key, truth: &Outcome) {
+    let what = format!("{} {}", lie.label, key.op().name());
+    let host = format!("{}.{}", lie.label, lies::DOMAIN);
+    let honest = hostile.world.name("hs2");
+    let asker = hostile.asker();
+    // Whoever is silent is joined by the honest one; everybody else is followed by it at once.
+    let opts = || {
+        let opts = hostile.of(lie.label, Some("hs2"));
+        match lie.slow {
+            true => opts.hedge(HEDGE),
+            false => opts.no_hedge(),
+        }
+    };
+    let outcome = asker.matrix.fetch(key.clone(), opts()).await;
+    let outcome = outcome.unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert_eq!(outcome.server.as_ref(), Some(&honest), "{what}");
+    assert_eq!(held(&outcome), held(truth), "{what}");
+    assert!(outcome.bad.is_empty(), "{what}");
+    let how = if lie.slow { How::Dropped } else { how };
+    let attempts = [(&*host, how.name()), ("hs2.test", "answered")];
+    assert_eq!(told(&outcome.attempts), attempts, "{what}");
+    assert_eq!(asker.wire.sends().len(), 2, "{what}");
+
+    // Who said no, or was only slow, is the first to be asked still.
+    if matches!(
+        how,
+        How::Missing | How::Forbidden | How::Empty | How::Dropped
+    ) {
+        let id = hostile.another.clone();
+        let another = Key::event(hostile.room.id.clone(), id).unwrap();
+        let outcome = asker.matrix.fetch(another, opts()).await;
+        let outcome = outcome.unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(outcome.server.as_ref(), Some(&honest), "{what}");
+        assert_eq!(told(&outcome.attempts)[0].0, host, "{what}");
+    }
+    asker.matrix.shutdown(PATIENCE).await;
+    let counters = asker.matrix.counters();
+    assert_eq!(counters.hedges, 2 * u64::from(lie.slow), "{what}");
+    assert_eq!(counters.timeouts, 0, "{what}");
+}
+
+pub(crate) async fn every_liar_is_named_and_nothing_of_it_taken(hostile: &Hostile<'_>) {
+    let mut truths = Vec::new();
+    for key in hostile.wanted() {
+        let asker = hostile.asker();
+        let truth = asker.matrix.fetch(key.clone(), hostile.honest());
+        truths.push((key, truth.await.unwrap_or_else(|error| panic!("{error}"))));
+    }
+    let all = lies::lies();
+    let each = all
+        .iter()
+        .flat_map(|lie| truths.iter().map(move |(key, truth)| (lie, key, truth)))
+        .filter_map(|(lie, key, truth)| Some((lie, lie.how(key.op())?, key, truth)))
+        .map(|(lie, how, key, truth)| async move {
+            alone(hostile, lie, how, key).await;
+            mixed(hostile, lie, how, key, truth).await;
+        });
+    let each = each.map(|each| AssertUnwindSafe(each).catch_unwind());
+    let mut each = futures_util::stream::iter(each).buffer_unordered(AT_ONCE);
+    // All that is wrong is told at once.
+    let mut wrong = 0;
+    while let Some(ended) = each.next().await {
+        wrong += usize::from(ended.is_err());
+    }
+    assert_eq!(wrong, 0, "see above");
+    // Nobody was led anywhere.
+    assert_eq!(hostile.server.asked("target.liar.test"), [""; 0]);
+}
