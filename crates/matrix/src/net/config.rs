@@ -28,9 +28,11 @@ pub struct NetConfig {
     pub roots: Roots,
     /// The port of well-knowns \[443\]; for tests.
     pub well_known_port: u16,
-    /// For all of a well-known: names, connections, redirects, the body \[5 s\]. Many hosts have none and
-    /// are silent at its port.
+    /// For all of a well-known: names, connections, redirects, the body \[10 s\].
     pub well_known_timeout: Duration,
+    /// For one answer of it, from a known address to its head, and from there to its end \[4 s each\]: many
+    /// hosts have none and are silent at its port, and whoever asks for an event has 10 s to its first byte.
+    pub well_known_answer_timeout: Duration,
     /// What a well-known is kept for at least \[5 min\].
     pub well_known_min: Duration,
     /// What a well-known is kept for at most \[48 h\].
@@ -86,7 +88,8 @@ impl Default for NetConfig {
             name_server: None,
             roots: Roots::System,
             well_known_port: 443,
-            well_known_timeout: seconds(5),
+            well_known_timeout: seconds(10),
+            well_known_answer_timeout: seconds(4),
             well_known_min: seconds(5 * MINUTE),
             well_known_max: seconds(48 * 60 * MINUTE),
             well_known_default: seconds(24 * 60 * MINUTE),

@@ -120,6 +120,30 @@ async fn found(ring: &KeyRing, server: &str, key: &SigningKey, at_ms: u64) {
     assert_eq!(known, KeyAt::Valid(&expected));
 }
 
+/// Whoever looks at what is known right before an answer comes, and asks right after, asks for nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_looked_before_the_answer_came_does_not_ask_again() {
+    let ca = Ca::new();
+    let a = start(&ca, "a.test", |name, _| {
+        Reply::text(200, &text(&signed(name, &key("1", 1))))
+    })
+    .await;
+    let mut net = config(&ca);
+    net.overrides.give("a.test", a.port(), a.addr);
+    let wanted = wanted(&named("a.test", &a), "ed25519:1", 0);
+    for n in 1..=20 {
+        let ring = ring(&net, KeyRingConfig::default());
+        let all = (0..50).map(|_| {
+            let (ring, wanted) = (ring.clone(), wanted.clone());
+            tokio::spawn(async move { ring.get(&wanted).await })
+        });
+        for keys in futures_util::future::join_all(all).await {
+            assert!(keys.unwrap().lacking.is_empty());
+        }
+        assert_eq!(a.asked().len(), n);
+    }
+}
+
 /// Whoever checks an answer has less time than the ring. What the ring was asked must come to its end all the
 /// same, or every answer that holds an event of a silent server would be held up by it.
 #[tokio::test(flavor = "multi_thread")]

@@ -25,6 +25,8 @@ fn config(ca: &Ca) -> NetConfig {
     // Nobody answers there: names are given, unless a test has a name server.
     config.name_server = Some("127.0.0.1:1".parse().unwrap());
     config.dns_timeout = Duration::from_millis(20);
+    // However slow the machine is.
+    config.well_known_answer_timeout = Duration::from_secs(60);
     config
 }
 

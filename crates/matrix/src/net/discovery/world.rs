@@ -72,6 +72,7 @@ pub(crate) struct Real {
     overrides: Overrides,
     well_known_port: u16,
     timeout: Duration,
+    answer_timeout: Duration,
     lifetimes: Lifetimes,
 }
 
@@ -84,6 +85,7 @@ impl Real {
             overrides: config.overrides.clone(),
             well_known_port: config.well_known_port,
             timeout: config.well_known_timeout,
+            answer_timeout: config.well_known_answer_timeout,
             lifetimes: Lifetimes {
                 min: config.well_known_min,
                 max: config.well_known_max,
@@ -155,7 +157,25 @@ impl Real {
             PlaceError::Dns(_, DnsError::TimedOut(_)) => Useless::Silence(error.to_string()),
             error => unreachable(&error),
         })?;
-        let connected = self.dialer.dial(&addrs.found, &name).await;
+        let asking = self.ask(url, &addrs.found, &name);
+        match time::timeout(self.answer_timeout, asking).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Useless::Unreachable(format!(
+                "no answer within {:?}",
+                self.answer_timeout
+            ))),
+        }
+    }
+
+    /// One request to the first of these that answers.
+    async fn ask(
+        &self,
+        url: &Url,
+        addrs: &[SocketAddr],
+        name: &CertName<'static>,
+    ) -> Result<(StatusCode, HeaderMap, hyper::body::Incoming), Useless> {
+        let unreachable = |error: &dyn std::fmt::Display| Useless::Unreachable(error.to_string());
+        let connected = self.dialer.dial(addrs, name).await;
         let (stream, _) = connected.map_err(|error| unreachable(&error))?;
         let (mut sender, connection) = http1::Builder::new()
             .max_buf_size(HEAD_BYTES_MAX)
@@ -231,7 +251,7 @@ impl Real {
         let bounds = ReadBounds {
             bytes_max: BODY_BYTES_MAX,
             // For all hops together there is another.
-            time_max: self.timeout,
+            time_max: self.answer_timeout,
         };
         let body = body::read_bounded(body, bounds)
             .await

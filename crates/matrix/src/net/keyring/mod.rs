@@ -20,12 +20,12 @@ use self::{
     record::{Came, Pauses, Record},
     transport::{Asking, RingKey},
 };
-use super::{Federation, error::clean, lru::Lru};
+use super::{Federation, error::clean, flights::Flights, lru::Lru};
 use crate::verify::{
     keys::KeyDocument,
     keyset::{KeySet, KeysWanted},
 };
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use gannet::{
     Datum, ErrorKind, FetchError, Fetcher, Soon, Store,
     engine::{self, Commit, CommitFault, FanoutGrowth, GroupId, Hedge, HowEnded, Plan, SourceId},
@@ -128,6 +128,8 @@ struct Shared {
     /// Which source a server is, and the next number; those below the number of notaries are these.
     sources: Mutex<(Lru<OwnedServerName, SourceId>, u64)>,
     main: KeyFetcher,
+    /// Servers that are about to be asked.
+    flights: Flights<RingKey, Result<(), String>>,
     /// Gets the keys of notaries: what gets those of others waits for it, and must not be in its way.
     notaries: KeyFetcher,
 }
@@ -206,6 +208,7 @@ impl KeyRing {
             }),
             sources: Mutex::new((Lru::new(config.servers_max), config.notaries.len() as u64)),
             main,
+            flights: Flights::default(),
             notaries,
             config,
         });
@@ -375,7 +378,11 @@ impl Shared {
     }
 
     /// Sees to it that one of these keys of a server is known, as far as may be; or says why it is not.
-    async fn find(&self, server: &ServerName, ids: &BTreeMap<String, u64>) -> Result<(), String> {
+    async fn find(
+        self: &Arc<Self>,
+        server: &ServerName,
+        ids: &BTreeMap<String, u64>,
+    ) -> Result<(), String> {
         self.load(server).await;
         let mut failed = None;
         for notaries_only in [false, true] {
@@ -390,7 +397,7 @@ impl Shared {
             if satisfies {
                 return Ok(());
             }
-            if may && let Err(why) = self.fetch(server, notaries_only).await {
+            if may && let Err(why) = self.fetch_if_due(server, notaries_only).await {
                 failed = Some(why);
                 // Where the first fetch failed, notaries were asked in it as well.
                 break;
@@ -406,6 +413,32 @@ impl Shared {
                 "none of the keys that would do is known, or valid at the time".to_owned()
             }))
         })
+    }
+
+    /// Fetches what is to be had of a server's keys, unless somebody else just has: who looked before that
+    /// came may ask for it only after.
+    async fn fetch_if_due(
+        self: &Arc<Self>,
+        server: &ServerName,
+        notaries_only: bool,
+    ) -> Result<(), String> {
+        let key = RingKey {
+            server: server.to_owned(),
+            notaries_only,
+        };
+        let (shared, server) = (self.clone(), server.to_owned());
+        let begin = move || {
+            async move {
+                let now_ms = shared.clock.now_ms();
+                let asked = |record: &mut Record| record.asked(notaries_only).may(now_ms);
+                match shared.with(&server, asked) {
+                    true => shared.fetch(&server, notaries_only).await,
+                    false => Ok(()),
+                }
+            }
+            .boxed()
+        };
+        self.flights.join(key, begin).await
     }
 
     /// Fetches what is to be had of a server's keys.

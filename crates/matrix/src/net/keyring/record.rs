@@ -135,7 +135,8 @@ impl Record {
 
     /// Takes in what came, once however often it is told.
     ///
-    /// What a notary says of a key never replaces what its server itself said.
+    /// What a notary says of a key never replaces what its server itself said; but it may have heard later
+    /// that the very same key is still in use, which its server has signed as well.
     pub(crate) fn take(&mut self, came: &Came, pauses: &Pauses) {
         let (mut at_ms, mut until_ms) = (0, 0);
         for held in &came.documents {
@@ -173,15 +174,43 @@ impl Record {
                 !goes
             });
         }
-        let mut keys = KeySet::new();
-        for held in &self.documents {
-            keys.insert(&held.document);
-        }
-        self.keys = keys;
+        self.keys = self.known();
         self.any.answered(at_ms, until_ms, pauses);
         if !came.direct {
             self.notaries.answered(at_ms, until_ms, pauses);
         }
+    }
+}
+
+impl Record {
+    /// What the documents say together.
+    fn known(&self) -> KeySet {
+        let mut keys = KeySet::new();
+        // Keys that are in use, as far as the server itself said last.
+        let mut in_use = BTreeMap::new();
+        for held in &self.documents {
+            keys.insert(&held.document);
+            if held.direct {
+                let until_ms = held.document.trusted_until_ms();
+                for (id, key) in held.document.keys() {
+                    in_use.insert(id, (key.valid_until_ms == until_ms).then_some(key));
+                }
+            }
+        }
+        for held in self.documents.iter().filter(|held| !held.direct) {
+            let until_ms = held.document.trusted_until_ms();
+            for (id, key) in held.document.keys() {
+                if key.valid_until_ms == until_ms
+                    && let Some(Some(own)) = in_use.get_mut(id)
+                    && own.bytes == key.bytes
+                    && own.valid_until_ms < until_ms
+                {
+                    *own = key;
+                    keys.insert_key(held.document.server(), id, key);
+                }
+            }
+        }
+        keys
     }
 }
 
@@ -204,14 +233,24 @@ mod tests {
         <&ServerName>::try_from("a.test").unwrap()
     }
 
+    fn public(seed: u8) -> String {
+        let key = SigningKey::from_seed("x", &[seed; 32]).unwrap();
+        STANDARD_NO_PAD.encode(key.public_key())
+    }
+
     /// A document with one key, that came then.
     fn came(name: &str, seed: u8, came_ms: u64, direct: bool) -> Came {
+        came_with(name, seed, json!({}), came_ms, direct)
+    }
+
+    /// The same, with old keys.
+    fn came_with(name: &str, seed: u8, old: serde_json::Value, came_ms: u64, direct: bool) -> Came {
         let key = SigningKey::from_seed(name, &[seed; 32]).unwrap();
-        let public = STANDARD_NO_PAD.encode(key.public_key());
         let document = json!({
             "server_name": server(),
             "valid_until_ts": came_ms + HOUR,
-            "verify_keys": { key.id(): { "key": public } },
+            "verify_keys": { key.id(): { "key": public(seed) } },
+            "old_verify_keys": old,
         });
         let mut document = serde_json::from_value(document).unwrap();
         key.sign_object(server(), &mut document).unwrap();
@@ -259,6 +298,24 @@ mod tests {
         // Who was late with a failure of before.
         asked.failed(0, now, "no", &PAUSES);
         assert!(asked.may(now + HOUR));
+    }
+
+    #[test]
+    fn a_notary_may_have_heard_later_that_a_key_is_in_use() {
+        let mut record = Record::default();
+        record.take(&came("1", 1, HOUR, true), &PAUSES);
+        assert!(!satisfies(&record, "1", 3 * HOUR));
+        record.take(&came("1", 1, 5 * HOUR, false), &PAUSES);
+        assert!(satisfies(&record, "1", 6 * HOUR) && !satisfies(&record, "1", 6 * HOUR + 1));
+        // One that heard it earlier takes nothing back.
+        record.take(&came("1", 1, 2 * HOUR, false), &PAUSES);
+        assert!(satisfies(&record, "1", 6 * HOUR));
+        // Nobody revives what the server itself has retired.
+        let old = json!({ "ed25519:1": { "key": public(1), "expired_ts": 4 * HOUR } });
+        record.take(&came_with("2", 2, old, 7 * HOUR, true), &PAUSES);
+        assert!(satisfies(&record, "1", 4 * HOUR) && !satisfies(&record, "1", 4 * HOUR + 1));
+        record.take(&came("1", 1, 8 * HOUR, false), &PAUSES);
+        assert!(!satisfies(&record, "1", 4 * HOUR + 1));
     }
 
     #[test]
