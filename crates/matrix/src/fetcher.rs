@@ -168,6 +168,7 @@ impl Builder {
         };
         let judge = DemandJudge {
             examiner: self.examiner,
+            room: Arc::default(),
             book: Arc::clone(&book),
             memo: Arc::clone(&memo),
             metrics: Arc::clone(&metrics),

@@ -21,9 +21,10 @@ use crate::{
     metrics::Metrics,
 };
 use bytes::{Bytes, BytesMut};
-use gannet::{Answered, Judge, Soon, engine::Verdict};
+use gannet::{Answered, Body, Judge, Soon, engine::Verdict};
 use ruma_common::{OwnedEventId, RoomVersionId};
 use std::{borrow::Cow, ops::Range, sync::Arc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What was proved of an event. Each includes the one before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -138,10 +139,47 @@ impl Judged {
     }
 }
 
+/// What of answers that came in several pieces is put together at once, beside the pieces: large ones one
+/// by one, for each takes all threads anyway, and of small ones so many KiB.
+#[derive(Debug)]
+pub(crate) struct Room {
+    large: Arc<Semaphore>,
+    small: Arc<Semaphore>,
+}
+
+impl Room {
+    const SMALL_BYTES_MAX: u64 = 1 << 20;
+    const SMALL_KIB: usize = 4 << 10;
+
+    /// Waits until there is room for this.
+    async fn take(&self, body: &Body) -> Option<OwnedSemaphorePermit> {
+        let taken = match body.len() {
+            // It is not copied.
+            _ if body.segments().len() <= 1 => return None,
+            len @ 0..=Self::SMALL_BYTES_MAX => {
+                let kib = u32::try_from(len.div_ceil(1 << 10)).unwrap_or(u32::MAX);
+                Arc::clone(&self.small).acquire_many_owned(kib).await
+            }
+            _ => Arc::clone(&self.large).acquire_owned().await,
+        };
+        Some(taken.expect("the semaphores are never closed"))
+    }
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self {
+            large: Arc::new(Semaphore::new(1)),
+            small: Arc::new(Semaphore::new(Self::SMALL_KIB)),
+        }
+    }
+}
+
 /// Judges answers by what their callers demand.
 #[derive(Clone)]
 pub(crate) struct DemandJudge {
     pub(crate) examiner: Arc<dyn Examine>,
+    pub(crate) room: Arc<Room>,
     pub(crate) book: Arc<Book>,
     pub(crate) memo: Arc<Memo>,
     pub(crate) metrics: Arc<Metrics>,
@@ -162,6 +200,7 @@ impl Judge<FetchKey, Arc<Record>> for DemandJudge {
         };
         let (judge, key, body) = (self.clone(), answered.key.clone(), answered.body);
         Soon::later(async move {
+            let _room = judge.room.take(&body).await;
             let bytes = body.to_bytes();
             drop(body);
             let exam = Exam {
@@ -243,8 +282,10 @@ fn weigh(key: &FetchKey, demand: Demand, bytes: Bytes, findings: Findings) -> Wo
     };
     let op = key.key.op();
     let count = found.len();
-    let mut good = Vec::with_capacity(count);
-    let mut bad = Vec::new();
+    let is_good = |found: &Found| found.end.as_ref().is_ok_and(|p| p.meets(demand.checks));
+    let good = found.iter().filter(|found| is_good(found)).count();
+    // An enemy sends many; lists that grow take twice as much for a while.
+    let (mut good, mut bad) = (Vec::with_capacity(good), Vec::with_capacity(count - good));
     let mut cut = 0;
     for (index, found) in found.into_iter().enumerate() {
         let reason = match found.end {
