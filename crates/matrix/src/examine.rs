@@ -30,6 +30,11 @@ use tokio::{sync::Semaphore, time::Instant};
 
 /// The most bytes of events that are parsed at once: one event, or as many as fit.
 const PART_BYTES_MAX: usize = 1 << 20;
+/// The most events that are parsed at once, however small they are.
+const PART_EVENTS_MAX: usize = 1024;
+/// No event is shorter than its hash and one signature, and what must stand around them. An answer of
+/// more events than would fit is none: what is kept of each would be a multiple of it.
+const EVENT_BYTES_MIN: usize = 200;
 /// Answers up to this size are examined by one thread.
 const ONE_THREAD_BYTES_MAX: usize = 64 << 10;
 /// What a source of keys may take beyond its time.
@@ -288,14 +293,20 @@ struct Known {
 /// form that it should have.
 fn split(key: &Key, bytes: &Bytes) -> Result<Option<Vec<Bytes>>, Cow<'static, str>> {
     let limits = Limits::default();
+    let limits = Limits {
+        pdus_max: limits.pdus_max.min(bytes.len() / EVENT_BYTES_MIN + 1),
+        ..limits
+    };
     let answer = match key.op() {
         Op::Event | Op::AuthEvent => Answer::Event,
         Op::AuthChain => Answer::AuthChain,
         Op::Backfill => Answer::Backfill,
         Op::MissingEvents => Answer::MissingEvents,
         Op::StateIds => {
-            let ids = StateIds::parse(bytes, None, &limits);
-            return ids.map(|_| None).map_err(|flaw| flaw.to_string().into());
+            let checked = StateIds::check(bytes, None, &limits);
+            return checked
+                .map(|()| None)
+                .map_err(|flaw| flaw.to_string().into());
         }
         Op::TimestampToEvent => {
             let event = TimestampToEvent::parse(bytes, &limits);
@@ -326,7 +337,9 @@ fn parts(raws: Vec<Bytes>) -> impl Iterator<Item = Vec<Bytes>> {
         let first = raws.next()?;
         let mut bytes = first.len();
         let mut part = vec![first];
-        while let Some(raw) = raws.next_if(|raw| bytes + raw.len() <= PART_BYTES_MAX) {
+        while part.len() < PART_EVENTS_MAX
+            && let Some(raw) = raws.next_if(|raw| bytes + raw.len() <= PART_BYTES_MAX)
+        {
             bytes += raw.len();
             part.push(raw);
         }

@@ -207,6 +207,7 @@ impl Builder {
         };
         let judge = DemandJudge {
             examiner,
+            room: Arc::default(),
             book: Arc::clone(&book),
             memo: Arc::clone(&memo),
             metrics: Arc::clone(&metrics),

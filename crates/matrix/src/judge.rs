@@ -21,9 +21,10 @@ use crate::{
     metrics::Metrics,
 };
 use bytes::{Bytes, BytesMut};
-use gannet::{Answered, Judge, Soon, engine::Verdict};
+use gannet::{Answered, Body, Judge, Soon, engine::Verdict};
 use ruma_common::{OwnedEventId, RoomVersionId};
 use std::{borrow::Cow, ops::Range, sync::Arc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What was proved of an event. Each includes the one before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -138,10 +139,38 @@ impl Judged {
     }
 }
 
+/// What of answers that came in several pieces is put together at once, beside the pieces: so many KiB of
+/// all. Whoever waits has its turn in the order of coming, so that small ones do not keep out a large one.
+#[derive(Debug)]
+pub(crate) struct Room(Arc<Semaphore>);
+
+impl Room {
+    /// The largest answer, and many small ones beside it, for keys may be waited for.
+    const KIB: u32 = 18 << 10;
+
+    /// Waits until there is room for this.
+    async fn take(&self, body: &Body) -> Option<OwnedSemaphorePermit> {
+        if body.segments().len() <= 1 {
+            // It is not copied.
+            return None;
+        }
+        let kib = u32::try_from(body.len().div_ceil(1 << 10)).unwrap_or(u32::MAX);
+        let taken = Arc::clone(&self.0).acquire_many_owned(kib.min(Self::KIB));
+        Some(taken.await.expect("the semaphore is never closed"))
+    }
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(Self::KIB as usize)))
+    }
+}
+
 /// Judges answers by what their callers demand.
 #[derive(Clone)]
 pub(crate) struct DemandJudge {
     pub(crate) examiner: Arc<dyn Examine>,
+    pub(crate) room: Arc<Room>,
     pub(crate) book: Arc<Book>,
     pub(crate) memo: Arc<Memo>,
     pub(crate) metrics: Arc<Metrics>,
@@ -162,6 +191,7 @@ impl Judge<FetchKey, Arc<Record>> for DemandJudge {
         };
         let (judge, key, body) = (self.clone(), answered.key.clone(), answered.body);
         Soon::later(async move {
+            let _room = judge.room.take(&body).await;
             let bytes = body.to_bytes();
             drop(body);
             let exam = Exam {
@@ -248,8 +278,10 @@ fn weigh(key: &FetchKey, demand: Demand, bytes: Bytes, findings: Findings) -> Wo
     };
     let op = key.key.op();
     let count = found.len();
-    let mut good = Vec::with_capacity(count);
-    let mut bad = Vec::new();
+    let is_good = |found: &Found| found.end.as_ref().is_ok_and(|p| p.meets(demand.checks));
+    let good = found.iter().filter(|found| is_good(found)).count();
+    // An enemy sends many; lists that grow take twice as much for a while.
+    let (mut good, mut bad) = (Vec::with_capacity(good), Vec::with_capacity(count - good));
     let mut cut = 0;
     for (index, found) in found.into_iter().enumerate() {
         let reason = match found.end {
@@ -478,6 +510,7 @@ mod tests {
     async fn an_answer_is_counted_once_however_often_it_is_looked_at() {
         let judge = DemandJudge {
             examiner: Arc::new(Nobody),
+            room: Arc::default(),
             book: Book::new(1),
             memo: Arc::new(Memo::new(crate::MemoConfig::default())),
             metrics: Arc::default(),

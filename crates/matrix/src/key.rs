@@ -365,13 +365,13 @@ impl Key {
     /// | op | bytes |
     /// |---|---|
     /// | event, auth event | 192 KiB |
-    /// | auth chain, state ids | 16 MiB: some 10,000 events, or 300,000 ids |
+    /// | auth chain, state ids | 14 MiB: some 10,000 events, or 300,000 ids |
     /// | backfill, missing events | 64 KiB for each event asked for, and 128 KiB |
     /// | timestamp to event | 4 KiB |
     pub fn body_bytes_max(&self) -> u64 {
         match &self.0.what {
             What::Event(_) | What::AuthEvent(_) => 192 << 10,
-            What::AuthChain(_) | What::StateIds(_) => 16 << 20,
+            What::AuthChain(_) | What::StateIds(_) => 14 << 20,
             What::Backfill { limit, .. } | What::MissingEvents { limit, .. } => {
                 (u64::from(*limit) + 2) << 16
             }

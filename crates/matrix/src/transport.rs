@@ -22,6 +22,12 @@ use gannet::{
 use std::{borrow::Cow, sync::Arc};
 use tokio::time::Instant;
 
+/// An answer comes in pieces of so many bytes, on average: each of them costs the same, so that an answer
+/// in pieces of one byte would take minutes of a processor.
+const PIECE_BYTES_MIN: u64 = 16;
+/// So many pieces are taken however small they are.
+const PIECES_MIN: u64 = 4096;
+
 /// Requests to servers of the federation.
 pub(crate) struct FederationTransport {
     pub(crate) courier: Arc<dyn Courier>,
@@ -88,9 +94,15 @@ fn watched(body: BodyStream, under_way: UnderWay) -> gannet::ByteStream {
             Some(Ok(bytes)) => {
                 under_way.last = Instant::now();
                 under_way.bytes += bytes.len() as u64;
+                under_way.pieces += 1;
                 under_way.metrics.bytes(bytes.len() as u64);
                 if under_way.bytes > under_way.bytes_max {
                     let error = too_large(under_way.bytes);
+                    return Some((Err(under_way.fail(error)), None));
+                }
+                if under_way.pieces > PIECES_MIN + under_way.bytes / PIECE_BYTES_MIN {
+                    let why = "its answer came in pieces of a few bytes";
+                    let error = SendError::failed(Fault::Malformed, why);
                     return Some((Err(under_way.fail(error)), None));
                 }
                 Some((Ok(bytes), Some((body, under_way))))
@@ -122,6 +134,7 @@ struct UnderWay {
     last: Instant,
     bytes: u64,
     bytes_max: u64,
+    pieces: u64,
 }
 
 impl UnderWay {
@@ -135,6 +148,7 @@ impl UnderWay {
             metrics,
             opened: None,
             bytes: 0,
+            pieces: 0,
         }
     }
 

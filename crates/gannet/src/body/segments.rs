@@ -1,9 +1,9 @@
 //! The segments of a body: contiguous, found by offset, and merged where they are small.
 //!
 //! Transports deliver frames of any size. A frame is readable as it comes, without a copy; once
-//! [`BLOCK_BYTES`] of small frames have come in a row they are copied into one block, so that a chunk
-//! of megabytes does not stay thousands of pieces, and so that a small frame does not pin the large
-//! receive buffer it was cut from.
+//! [`BLOCK_BYTES`] of small frames have come in a row, or [`RUN_MAX`] of them, they are copied into one
+//! block, so that a chunk of megabytes does not stay thousands of pieces, and so that a small frame does
+//! not pin the large receive buffer it was cut from.
 
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
@@ -12,6 +12,9 @@ use std::collections::VecDeque;
 pub(super) const SMALL_BYTES: usize = 32 << 10;
 /// So many bytes of small frames become one block.
 pub(super) const BLOCK_BYTES: usize = 64 << 10;
+/// So many small frames become one block, however small they are: a frame of one byte takes forty more
+/// to be held, and pins the buffer that it came in.
+pub(super) const RUN_MAX: usize = 256;
 
 #[derive(Debug, Default)]
 pub(super) struct Segments {
@@ -71,7 +74,7 @@ impl Segments {
         let offset = self.frontier;
         self.frontier += bytes.len() as u64;
         self.list.push_back((offset, bytes));
-        if self.run.1 >= BLOCK_BYTES {
+        if self.run.1 >= BLOCK_BYTES || self.run.0 >= RUN_MAX {
             return self.take_run(2);
         }
         merge

@@ -599,3 +599,16 @@ async fn complete_is_what_was_read() {
     broken.close();
     assert!(!reader.is_complete());
 }
+
+#[test]
+fn frames_of_one_byte_do_not_stay_so_many_pieces() {
+    const LEN: u64 = 10_000;
+    let body = SharedBody::new(u64::MAX, Budget::new(u64::MAX));
+    for at in 0..LEN {
+        body.append(0, 0, at, bytes(0, at, 1)).unwrap();
+    }
+    body.finish();
+    let whole = body.whole().unwrap();
+    assert!(whole.segments().len() <= 40, "{}", whole.segments().len());
+    assert_eq!(whole.to_bytes(), bytes(0, 0, LEN));
+}

@@ -104,7 +104,12 @@ async fn without_a_hedge_a_timeout_ends_it() {
 }
 
 async fn widths(key: Key, opts: Opts, servers: usize) -> Vec<usize> {
-    let lab = Lab::new();
+    // Three large answers at a time.
+    let ceilings = Ceilings {
+        bytes_max: 48 << 20,
+        ..Ceilings::default()
+    };
+    let lab = Lab::with(ceilings, |builder| builder);
     let names: Vec<String> = (0..servers).map(|n| format!("s{n}")).collect();
     for name in &names {
         lab.fake.server(name, Does::status(404).after(100));

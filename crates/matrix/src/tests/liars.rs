@@ -143,7 +143,7 @@ async fn floods_are_cut_and_what_is_under_way_is_bounded() {
         let mut most = 0;
         loop {
             most = lab.matrix.gauges().body_bytes.max(most);
-            assert!(most <= 48 << 20);
+            assert!(most <= 28 << 20);
             tokio::task::yield_now().await;
         }
     };

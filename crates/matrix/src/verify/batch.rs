@@ -17,7 +17,7 @@ use super::{
     keyset::{KeySet, KeysWanted},
     pdu::{Expect, Pdu, Proof},
     rules::Rules,
-    split::{Field, array_of_objects, arrays},
+    split::{Field, array_of_objects, each_element},
     spread::spread,
 };
 use bytes::Bytes;
@@ -88,8 +88,13 @@ impl Answer {
     pub fn shape(self, body: &Bytes, limits: &Limits) -> Result<usize, Flaw> {
         match self {
             Self::StateIds => {
-                let lists = StateIds::split(body, limits)?;
-                Ok(lists.iter().map(Vec::len).sum())
+                limits.check(body)?;
+                let mut count = 0;
+                each_element(body, &StateIds::fields(limits), |_, _| {
+                    count += 1;
+                    Ok(())
+                })?;
+                Ok(count)
             }
             Self::TimestampToEvent => TimestampToEvent::parse(body, limits).map(|_| 1),
             _ => Batch::split(self, body, limits).map(|batch| batch.len()),
@@ -305,32 +310,51 @@ impl StateIds {
     /// Reads the answer: two lists of ids, each of the form that `rules` ask for if they are known.
     /// Nothing more can be proved of it: it is its server's word.
     pub fn parse(body: &Bytes, rules: Option<Rules>, limits: &Limits) -> Result<Self, Flaw> {
-        let lists = Self::split(body, limits)?;
-        let id = |json: &&str| {
-            let text: Cow<'_, str> = match serde_json::from_str::<&str>(json) {
-                Ok(text) => text.into(),
-                Err(_) => serde_json::from_str::<String>(json).ok()?.into(),
-            };
-            event_id(&text).filter(|id| rules.is_none_or(|rules| rules.is_event_id(id)))
-        };
-        let read = |list: &Vec<&str>, name| {
-            let ids: Option<Vec<_>> = list.iter().map(id).collect();
-            ids.ok_or_else(|| Flaw::format(name, "does not name events of this room version"))
-        };
+        let mut lists = [Vec::new(), Vec::new()];
+        Self::each(body, rules, limits, |list, id| lists[list].push(id))?;
+        let [pdu_ids, auth_chain_ids] = lists;
         Ok(Self {
-            pdu_ids: read(&lists[0], "pdu_ids")?,
-            auth_chain_ids: read(&lists[1], "auth_chain_ids")?,
+            pdu_ids,
+            auth_chain_ids,
         })
     }
 
-    fn split<'b>(body: &'b Bytes, limits: &Limits) -> Result<Vec<Vec<&'b str>>, Flaw> {
+    /// Checks what [`StateIds::parse`] does, and keeps nothing of it.
+    pub fn check(body: &Bytes, rules: Option<Rules>, limits: &Limits) -> Result<(), Flaw> {
+        Self::each(body, rules, limits, |_, _| ())
+    }
+
+    fn each(
+        body: &Bytes,
+        rules: Option<Rules>,
+        limits: &Limits,
+        mut each: impl FnMut(usize, OwnedEventId),
+    ) -> Result<(), Flaw> {
         limits.check(body)?;
-        let field = |name| Field {
+        let fields = Self::fields(limits);
+        each_element(body, &fields, |list, json| {
+            let text: Option<Cow<'_, str>> = match serde_json::from_str::<&str>(json) {
+                Ok(text) => Some(text.into()),
+                Err(_) => serde_json::from_str::<String>(json).ok().map(Into::into),
+            };
+            let id = text
+                .and_then(|text| event_id(&text))
+                .filter(|id| rules.is_none_or(|rules| rules.is_event_id(id)));
+            let why = "does not name events of this room version";
+            each(
+                list,
+                id.ok_or_else(|| Flaw::format(fields[list].name, why))?,
+            );
+            Ok(())
+        })
+    }
+
+    fn fields(limits: &Limits) -> [Field; 2] {
+        ["pdu_ids", "auth_chain_ids"].map(|name| Field {
             name,
             max: limits.ids_max,
             begin: '"',
-        };
-        arrays(body, &[field("pdu_ids"), field("auth_chain_ids")])
+        })
     }
 }
 

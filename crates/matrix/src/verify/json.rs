@@ -4,7 +4,10 @@
 //! keys. Here a key that stands twice is refused, what canonical JSON cannot say is told from what is
 //! no JSON at all, and a value is built once.
 
-use super::flaw::{Flaw, NotCanonical, shown};
+use super::{
+    flaw::{Flaw, NotCanonical, shown},
+    pdu::PDU_BYTES_MAX,
+};
 use ruma_common::{CanonicalJsonObject, CanonicalJsonValue};
 use serde::{
     Serializer as _,
@@ -52,13 +55,16 @@ pub fn depth(bytes: &[u8]) -> usize {
 /// version allows numbers that canonical JSON cannot say: then too there is no value, but the flaw
 /// says so.
 ///
-/// The caller bounds the size. Takes time and memory in proportion to it.
+/// The caller bounds the size. Takes time in proportion to it. A value may take a hundred times the
+/// memory of its text, so reading ends where its canonical form is longer than that of any event.
 pub fn parse_object(bytes: &[u8], lax: bool) -> Result<CanonicalJsonObject, Flaw> {
     let trouble = Cell::new(None);
+    let left = Cell::new(PDU_BYTES_MAX);
     let mut json = serde_json::Deserializer::from_slice(bytes);
     // Depth is counted as the parser descends, so this needs no look at the bytes beforehand.
     let read = ObjectSeed(At {
         told: &trouble,
+        left: &left,
         depth: 0,
     })
     .deserialize(&mut json)
@@ -67,6 +73,11 @@ pub fn parse_object(bytes: &[u8], lax: bool) -> Result<CanonicalJsonObject, Flaw
         Some(Trouble::Twice(key)) => Flaw::DuplicateKey { key },
         Some(Trouble::Not(why)) => Flaw::NotCanonical { why, lax },
         Some(Trouble::Deep) => Flaw::TooDeep { max: DEPTH_MAX },
+        Some(Trouble::Large) => Flaw::TooLarge {
+            what: "PDU",
+            bytes: bytes.len(),
+            max: PDU_BYTES_MAX,
+        },
         None => not_json(&error),
     })
 }
@@ -104,12 +115,15 @@ enum Trouble {
     Twice(String),
     Not(NotCanonical),
     Deep,
+    Large,
 }
 
 /// Where a reader is, and where it says what an error cannot.
 #[derive(Clone, Copy)]
 struct At<'t> {
     told: &'t Cell<Option<Trouble>>,
+    /// Bytes that the canonical form may yet have.
+    left: &'t Cell<usize>,
     depth: usize,
 }
 
@@ -119,10 +133,23 @@ impl At<'_> {
         E::custom("not canonical")
     }
 
+    /// The canonical form has so many bytes more, at least.
+    fn takes<E: serde::de::Error>(self, bytes: usize) -> Result<(), E> {
+        match self.left.get().checked_sub(bytes) {
+            Some(left) => {
+                self.left.set(left);
+                Ok(())
+            }
+            None => Err(self.fail(Trouble::Large)),
+        }
+    }
+
+    /// Into an array or an object.
     fn down<E: serde::de::Error>(self) -> Result<Self, E> {
         if self.depth == DEPTH_MAX {
             return Err(self.fail(Trouble::Deep));
         }
+        self.takes(2)?;
         let depth = self.depth + 1;
         Ok(Self { depth, ..self })
     }
@@ -141,6 +168,8 @@ fn read_map<'de, A: MapAccess<'de>>(
     let at = at.down()?;
     let mut object = CanonicalJsonObject::new();
     while let Some(key) = map.next_key::<String>()? {
+        // Its quotes, and the colon.
+        at.takes(key.len() + 3)?;
         match object.entry(key) {
             Entry::Vacant(place) => {
                 place.insert(map.next_value_seed(ValueSeed(at))?);
@@ -188,15 +217,18 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
         f.write_str("a value")
     }
 
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+    fn visit_unit<E: serde::de::Error>(self) -> Result<Self::Value, E> {
+        self.0.takes("null".len())?;
         Ok(CanonicalJsonValue::Null)
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
+    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Self::Value, E> {
+        self.0.takes("true".len())?;
         Ok(CanonicalJsonValue::Bool(value))
     }
 
     fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Self::Value, E> {
+        self.0.takes(1)?;
         value
             .try_into()
             .map(CanonicalJsonValue::Integer)
@@ -204,6 +236,7 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
     }
 
     fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Self::Value, E> {
+        self.0.takes(1)?;
         value
             .try_into()
             .map(CanonicalJsonValue::Integer)
@@ -220,7 +253,8 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
         Err(self.0.fail(Trouble::Not(why)))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Self::Value, E> {
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Self::Value, E> {
+        self.0.takes(value.len() + 2)?;
         Ok(CanonicalJsonValue::String(value.to_owned()))
     }
 
@@ -267,6 +301,32 @@ mod tests {
                 parse_object(nested(n).as_bytes(), false),
                 Err(Flaw::TooDeep { max: DEPTH_MAX })
             );
+        }
+    }
+
+    #[test]
+    fn what_would_be_larger_than_any_event_is_not_built() {
+        for (piece, count, is_read) in [
+            ("[]", 30_000, true),
+            ("[]", 40_000, false),
+            ("{\"\":0}", 10_000, true),
+            ("{\"\":0}", 20_000, false),
+            ("\"\"", 30_000, true),
+            ("null", 20_000, false),
+            ("false", 15_000, true),
+            // What is escaped, or between things, does not count.
+            ("\"\\u0061\"        ", 20_000, true),
+        ] {
+            let list = vec![piece; count].join(",");
+            let text = format!("{{\"a\":[{list}]}}");
+            let too_large = Flaw::TooLarge {
+                what: "PDU",
+                bytes: text.len(),
+                max: PDU_BYTES_MAX,
+            };
+            let read = parse_object(text.as_bytes(), false).map(drop);
+            let want = if is_read { Ok(()) } else { Err(too_large) };
+            assert_eq!(read, want, "{piece} {count}");
         }
     }
 

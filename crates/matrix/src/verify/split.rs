@@ -33,14 +33,21 @@ pub(super) fn array_of_objects(
     max: usize,
 ) -> Result<Vec<Bytes>, Flaw> {
     let begin = '{';
-    let mut parts = arrays(body, &[Field { name, max, begin }])?;
-    let parts = parts.pop().expect("one for each field");
-    let slice = |text: &str| body.slice_ref(text.as_bytes());
-    Ok(parts.into_iter().map(slice).collect())
+    let mut parts = Vec::new();
+    each_element(body, &[Field { name, max, begin }], |_, text| {
+        parts.push(body.slice_ref(text.as_bytes()));
+        Ok(())
+    })?;
+    Ok(parts)
 }
 
-/// The elements of each of the arrays `fields` of the object `body`, all of which must be there.
-pub(super) fn arrays<'b>(body: &'b [u8], fields: &[Field]) -> Result<Vec<Vec<&'b str>>, Flaw> {
+/// Hands out each element of each of the arrays `fields` of the object `body`, with the place of its field
+/// among `fields`, all of which must be there. Elements may be handed out before a flaw is found.
+pub(super) fn each_element<'b>(
+    body: &'b [u8],
+    fields: &[Field],
+    mut each: impl FnMut(usize, &'b str) -> Result<(), Flaw>,
+) -> Result<(), Flaw> {
     // What is skipped is skipped without recursion, so this bounds no more than what the skipping
     // keeps in mind, and need not be as strict as for what is read: one PDU that is nested deeper than
     // is read here must not spoil those beside it.
@@ -53,17 +60,21 @@ pub(super) fn arrays<'b>(body: &'b [u8], fields: &[Field]) -> Result<Vec<Vec<&'b
         .deserialize_map(Object {
             fields,
             told: &told,
+            each: &mut each,
         })
-        .and_then(|parts| json.end().map(|()| parts));
-    let parts = read.map_err(|error| told.into_inner().unwrap_or_else(|| not_json(&error)))?;
-    let whole: Option<Vec<_>> = parts.into_iter().collect();
-    whole.ok_or(Flaw::Shape("the list that was asked for is not in it"))
+        .and_then(|found| json.end().map(|()| found));
+    let found = read.map_err(|error| told.into_inner().unwrap_or_else(|| not_json(&error)))?;
+    match found.iter().all(|found| *found) {
+        true => Ok(()),
+        false => Err(Flaw::Shape("the list that was asked for is not in it")),
+    }
 }
 
-/// Reads an object and keeps the arrays among its fields that are asked for.
-struct Object<'a> {
+/// Reads an object and hands out the elements of the arrays among its fields that are asked for.
+struct Object<'a, E> {
     fields: &'a [Field],
     told: &'a Cell<Option<Flaw>>,
+    each: &'a mut E,
 }
 
 fn fail<E: serde::de::Error>(told: &Cell<Option<Flaw>>, flaw: Flaw) -> E {
@@ -71,29 +82,35 @@ fn fail<E: serde::de::Error>(told: &Cell<Option<Flaw>>, flaw: Flaw) -> E {
     E::custom("not the shape")
 }
 
-impl<'de> Visitor<'de> for Object<'_> {
-    type Value = Vec<Option<Vec<&'de str>>>;
+impl<'de, E: FnMut(usize, &'de str) -> Result<(), Flaw>> Visitor<'de> for Object<'_, E> {
+    /// Which of the fields were there.
+    type Value = Vec<bool>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut parts: Self::Value = vec![None; self.fields.len()];
+        let mut found = vec![false; self.fields.len()];
         while let Some(name) = map.next_key_seed(Name(self.fields))? {
             let Some(n) = name else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             };
             let field = self.fields[n];
-            if parts[n].is_some() {
+            if found[n] {
                 let key = field.name.to_owned();
                 return Err(fail(self.told, Flaw::DuplicateKey { key }));
             }
-            let told = self.told;
-            parts[n] = Some(map.next_value_seed(Elements { field, told })?);
+            found[n] = true;
+            let (told, each) = (self.told, &mut *self.each);
+            map.next_value_seed(Elements {
+                field,
+                told,
+                each: |element: &'de str| each(n, element),
+            })?;
         }
-        Ok(parts)
+        Ok(found)
     }
 }
 
@@ -121,30 +138,31 @@ impl Visitor<'_> for Name<'_> {
 }
 
 /// The elements of one array.
-struct Elements<'a> {
+struct Elements<'a, E> {
     field: Field,
     told: &'a Cell<Option<Flaw>>,
+    each: E,
 }
 
-impl<'de> DeserializeSeed<'de> for Elements<'_> {
-    type Value = Vec<&'de str>;
+impl<'de, E: FnMut(&'de str) -> Result<(), Flaw>> DeserializeSeed<'de> for Elements<'_, E> {
+    type Value = ();
 
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
         json.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Elements<'_> {
-    type Value = Vec<&'de str>;
+impl<'de, E: FnMut(&'de str) -> Result<(), Flaw>> Visitor<'de> for Elements<'_, E> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an array")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        let mut elements = Vec::new();
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
+        let mut count = 0;
         while let Some(element) = seq.next_element::<&'de RawValue>()? {
-            if elements.len() == self.field.max {
+            if count == self.field.max {
                 let what = "elements in a list";
                 let max = self.field.max;
                 return Err(fail(self.told, Flaw::TooMany { what, max }));
@@ -153,9 +171,10 @@ impl<'de> Visitor<'de> for Elements<'_> {
                 let flaw = Flaw::Shape("a list of other things than were asked for");
                 return Err(fail(self.told, flaw));
             }
-            elements.push(element.get());
+            count += 1;
+            (self.each)(element.get()).map_err(|flaw| fail(self.told, flaw))?;
         }
-        Ok(elements)
+        Ok(())
     }
 }
 

@@ -272,15 +272,19 @@ pub(crate) const WELL_KNOWNS: [(&str, How, &str); 9] = [
     ("wk-private", How::Missing, "is not connected to"),
     // Somebody is named who is not to be connected to, or who knows nothing of that.
     ("wk-inside", How::Forbidden, "is not connected to"),
-    ("wk-again", How::Missing, "m.server is wk-loop.liar.test"),
+    ("wk-again", How::Missing, "m.server is target.liar.test"),
 ];
+
+/// Where a lie is told of one event among others.
+pub(crate) const PARTLY: &str = "partly";
 
 /// The names under which the hostile server is found.
 pub(crate) fn names() -> Vec<String> {
     let lies = lies().into_iter().map(|lie| lie.label);
     let keys = KEYS.iter().map(|(label, _)| *label);
     let well_knowns = WELL_KNOWNS.iter().map(|(label, ..)| *label);
-    let all = lies.chain(keys).chain(well_knowns).chain(["target"]);
+    let all = lies.chain(keys).chain(well_knowns);
+    let all = all.chain([PARTLY, "target"]);
     all.map(|label| format!("{label}.{DOMAIN}")).collect()
 }
 
@@ -300,7 +304,7 @@ pub(crate) struct Mind {
     federation: Federation,
     honest: OwnedServerName,
     known: Mutex<HashMap<(String, Bytes), Value>>,
-    /// What events of its own say of it, of each name one.
+    /// Events of its own, of each name one.
     pub(crate) own: Mutex<HashMap<String, Value>>,
 }
 
@@ -407,7 +411,7 @@ impl Mind {
             "wk-plain" => redirect("http://target.liar.test/"),
             "wk-private" => redirect("https://10.0.0.1/"),
             "wk-inside" => delegate("10.0.0.1:8448"),
-            "wk-again" => delegate("wk-loop.liar.test"),
+            "wk-again" => delegate("target.liar.test"),
             _ => Script::answer(404, "", "{}"),
         }
     }
@@ -435,9 +439,22 @@ impl Lies for Mind {
                 let truth = self.truth(&asked).await;
                 return (lie.tell)(&asked, truth);
             }
+            if label == PARTLY {
+                let mut truth = self.truth(&asked).await;
+                pdus(&mut truth)[1]["content"]["body"] = "paid in full".into();
+                return Script::json(truth.to_string());
+            }
             let own = self.own.lock().unwrap().get(&asked.name).cloned();
             match own {
-                Some(own) => Script::json(own.to_string()),
+                Some(own) if asked.path.contains("/event/") => {
+                    Script::json(json!({ "pdus": [own] }).to_string())
+                }
+                // Among those of others.
+                Some(own) => {
+                    let mut truth = self.truth(&asked).await;
+                    pdus(&mut truth).push(own);
+                    Script::json(truth.to_string())
+                }
                 None => Script::answer(404, "", r#"{"errcode":"M_NOT_FOUND"}"#),
             }
         })

@@ -53,4 +53,8 @@ async fn liars_are_named_and_nothing_of_theirs_gets_out() {
     let world = World::start(&[]).await;
     let hostile = hostile::Hostile::start(&world).await;
     hostile::every_liar_is_named_and_nothing_of_it_taken(&hostile).await;
+    hostile::what_is_forged_is_left_out(&hostile).await;
+    hostile::the_version_is_believed_to_nobody(&hostile).await;
+    hostile::documents_that_prove_nothing_prove_no_event(&hostile).await;
+    hostile::well_knowns_that_mislead_are_told(&hostile).await;
 }
