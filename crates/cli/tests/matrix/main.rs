@@ -402,6 +402,13 @@ fn a_gap_is_filled_and_the_file_verified() {
         "{}",
         out(&output)
     );
+    // One's own key is at hand.
+    let own = lab.path("own");
+    let key = format!("ed25519 test {}\n", STANDARD_NO_PAD.encode(SEED));
+    fs::write(&own, key).unwrap();
+    let me = ["--server-name", &hs.name, "--signing-key", &own];
+    let output = verify(&file, &[&["--offline"], &me[..]].concat());
+    assert!(output.status.success(), "{}", err(&output));
 }
 
 /// What came before a fill was interrupted is in the store, and the file is not passed off as whole.

@@ -79,6 +79,14 @@ impl Service {
     }
 }
 
+/// What the homeserver itself signs with, if it is said which that is.
+pub(super) fn own_keys_of(flags: &Flags) -> Result<KeySet> {
+    match (&flags.server_name, &flags.signing_key) {
+        (Some(name), Some(key)) => Ok(own_keys(name, &signing_key(key)?)),
+        _ => Ok(KeySet::new()),
+    }
+}
+
 /// What the homeserver itself signs with: its name need not lead to it from here.
 fn own_keys(name: &ServerName, key: &SigningKey) -> KeySet {
     let mut own = KeySet::new();

@@ -6,7 +6,7 @@
 
 use super::{
     flags::Flags,
-    setup::{federation, ring},
+    setup::{federation, own_keys_of, ring},
     show::plain,
 };
 use crate::{
@@ -117,7 +117,7 @@ pub(super) async fn run(flags: &Flags, args: &VerifyArgs) -> Result {
         versions: versions(&items),
         ring: ring(flags, federation(flags, None)?)?,
         offline: args.offline,
-        keys: KeySet::new(),
+        keys: own_keys_of(flags)?,
         lacking: BTreeMap::new(),
     };
     let mut signals = Signals::new()?;
