@@ -384,8 +384,7 @@ fn ends(parsed: Parsed, keys: &KeySet, checks: Checks, threads: usize) -> Vec<En
 /// What an event is whose content does not fit its hash: what redaction leaves of one, all of which is
 /// signed; or one that somebody has tampered with, for nothing but redaction cuts content.
 fn cut(pdu: &Pdu) -> Result<Proof, Reason> {
-    let mut object = pdu.object();
-    object.remove("unsigned");
+    let object = pdu.object();
     let redacted = pdu.redacted();
     let same = |(key, value): (&String, &CanonicalJsonValue)| redacted.get(key) == Some(value);
     if object.iter().all(same) {

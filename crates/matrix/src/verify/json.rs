@@ -9,10 +9,7 @@ use super::{
     pdu::PDU_BYTES_MAX,
 };
 use ruma_common::{CanonicalJsonObject, CanonicalJsonValue};
-use serde::{
-    Serializer as _,
-    de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor},
-};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use std::{cell::Cell, collections::btree_map::Entry, fmt, io};
 
 /// How deep arrays and objects may be nested, whatever the document: no event that servers accept
@@ -58,6 +55,20 @@ pub fn depth(bytes: &[u8]) -> usize {
 /// The caller bounds the size. Takes time in proportion to it. A value may take a hundred times the
 /// memory of its text, so reading ends where its canonical form is longer than that of any event.
 pub fn parse_object(bytes: &[u8], lax: bool) -> Result<CanonicalJsonObject, Flaw> {
+    parse(bytes, lax, None)
+}
+
+/// The same of a PDU, without its `unsigned`: what servers add is no part of what anybody signed. Only its
+/// form is looked at; nothing of it is built, and it does not count.
+pub fn parse_pdu(bytes: &[u8], lax: bool) -> Result<CanonicalJsonObject, Flaw> {
+    parse(bytes, lax, Some("unsigned"))
+}
+
+fn parse(
+    bytes: &[u8],
+    lax: bool,
+    passes: Option<&'static str>,
+) -> Result<CanonicalJsonObject, Flaw> {
     let trouble = Cell::new(None);
     let left = Cell::new(PDU_BYTES_MAX);
     let mut json = serde_json::Deserializer::from_slice(bytes);
@@ -66,6 +77,8 @@ pub fn parse_object(bytes: &[u8], lax: bool) -> Result<CanonicalJsonObject, Flaw
         told: &trouble,
         left: &left,
         depth: 0,
+        passes,
+        keeps: true,
     })
     .deserialize(&mut json)
     .and_then(|object| json.end().map(|()| object));
@@ -90,8 +103,8 @@ pub(super) fn not_json(error: &serde_json::Error) -> Flaw {
     }
 }
 
-/// How long the canonical form of `object` is without one of its fields, in bytes. Builds nothing.
-pub(super) fn canonical_len(object: &CanonicalJsonObject, without: Option<&str>) -> usize {
+/// How long the canonical form of `object` is, in bytes. Builds nothing.
+pub(super) fn canonical_len(object: &CanonicalJsonObject) -> usize {
     struct Count(usize);
     impl io::Write for Count {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -102,10 +115,8 @@ pub(super) fn canonical_len(object: &CanonicalJsonObject, without: Option<&str>)
             Ok(())
         }
     }
-    let fields = (object.iter()).filter(|(key, _)| Some(key.as_str()) != without);
     let mut count = Count(0);
-    serde_json::Serializer::new(&mut count)
-        .collect_map(fields)
+    serde_json::to_writer(&mut count, object)
         .expect("a canonical value has text for keys, and the writer does not fail");
     count.0
 }
@@ -125,6 +136,10 @@ struct At<'t> {
     /// Bytes that the canonical form may yet have.
     left: &'t Cell<usize>,
     depth: usize,
+    /// A field of this object that is passed over.
+    passes: Option<&'static str>,
+    /// Whether a value is built. Where not, all that is kept are the keys of objects until they end.
+    keeps: bool,
 }
 
 impl At<'_> {
@@ -136,11 +151,25 @@ impl At<'_> {
     /// The canonical form has so many bytes more, at least.
     fn takes<E: serde::de::Error>(self, bytes: usize) -> Result<(), E> {
         match self.left.get().checked_sub(bytes) {
+            _ if !self.keeps => Ok(()),
             Some(left) => {
                 self.left.set(left);
                 Ok(())
             }
             None => Err(self.fail(Trouble::Large)),
+        }
+    }
+
+    /// An integer, if canonical JSON can say it.
+    fn integer<E: serde::de::Error>(
+        self,
+        value: Option<CanonicalJsonValue>,
+    ) -> Result<CanonicalJsonValue, E> {
+        self.takes(1)?;
+        match value {
+            Some(value) => Ok(value),
+            None if !self.keeps => Ok(CanonicalJsonValue::Null),
+            None => Err(self.fail(Trouble::Not(NotCanonical::LargeInteger))),
         }
     }
 
@@ -150,8 +179,11 @@ impl At<'_> {
             return Err(self.fail(Trouble::Deep));
         }
         self.takes(2)?;
-        let depth = self.depth + 1;
-        Ok(Self { depth, ..self })
+        Ok(Self {
+            depth: self.depth + 1,
+            passes: None,
+            ..self
+        })
     }
 }
 
@@ -165,9 +197,19 @@ fn read_map<'de, A: MapAccess<'de>>(
     at: At<'_>,
     mut map: A,
 ) -> Result<CanonicalJsonObject, A::Error> {
+    let mut passes = at.passes;
     let at = at.down()?;
     let mut object = CanonicalJsonObject::new();
+    let mut passed = None;
     while let Some(key) = map.next_key::<String>()? {
+        if passed.as_ref() == Some(&key) {
+            return Err(at.fail(Trouble::Twice(shown(&key))));
+        }
+        if passes == Some(key.as_str()) {
+            map.next_value_seed(ValueSeed(At { keeps: false, ..at }))?;
+            (passes, passed) = (None, Some(key));
+            continue;
+        }
         // Its quotes, and the colon.
         at.takes(key.len() + 3)?;
         match object.entry(key) {
@@ -228,22 +270,19 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
     }
 
     fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Self::Value, E> {
-        self.0.takes(1)?;
-        value
-            .try_into()
-            .map(CanonicalJsonValue::Integer)
-            .map_err(|_| self.0.fail(Trouble::Not(NotCanonical::LargeInteger)))
+        let value = value.try_into().map(CanonicalJsonValue::Integer);
+        self.0.integer(value.ok())
     }
 
     fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Self::Value, E> {
-        self.0.takes(1)?;
-        value
-            .try_into()
-            .map(CanonicalJsonValue::Integer)
-            .map_err(|_| self.0.fail(Trouble::Not(NotCanonical::LargeInteger)))
+        let value = value.try_into().map(CanonicalJsonValue::Integer);
+        self.0.integer(value.ok())
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Self::Value, E> {
+        if !self.0.keeps {
+            return Ok(CanonicalJsonValue::Null);
+        }
         // An integer beyond 64 bits comes as a float, too.
         let why = if value.fract() == 0.0 && value.abs() >= 9_007_199_254_740_992.0 {
             NotCanonical::LargeInteger
@@ -255,14 +294,19 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
 
     fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Self::Value, E> {
         self.0.takes(value.len() + 2)?;
-        Ok(CanonicalJsonValue::String(value.to_owned()))
+        match self.0.keeps {
+            true => Ok(CanonicalJsonValue::String(value.to_owned())),
+            false => Ok(CanonicalJsonValue::Null),
+        }
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         let at = self.0.down()?;
         let mut values = Vec::new();
         while let Some(value) = seq.next_element_seed(ValueSeed(at))? {
-            values.push(value);
+            if at.keeps {
+                values.push(value);
+            }
         }
         Ok(CanonicalJsonValue::Array(values))
     }
@@ -275,6 +319,37 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What servers add is read, and neither built nor counted; nor need it be canonical.
+    #[test]
+    fn what_nobody_signed_is_passed_over() {
+        let of = |unsigned: &str| format!("{{\"a\":{{\"unsigned\":1}},\"unsigned\":{unsigned}}}");
+        let long = format!("[{}0]", "0,".repeat(PDU_BYTES_MAX));
+        for fine in ["{}", "null", "{\"age\":1.5,\"n\":9007199254740993}", &long] {
+            let object = parse_pdu(of(fine).as_bytes(), false).unwrap();
+            assert_eq!(
+                serde_json::to_string(&object).unwrap(),
+                "{\"a\":{\"unsigned\":1}}"
+            );
+        }
+        assert!(parse_object(of(&long).as_bytes(), false).is_err());
+        let twice = |key: &str| {
+            Err(Flaw::DuplicateKey {
+                key: key.to_owned(),
+            })
+        };
+        for (bad, want) in [
+            ("{\"age\":1,\"age\":1}", twice("age")),
+            ("1,\"unsigned\":1", twice("unsigned")),
+            (&*"[".repeat(200), Err(Flaw::TooDeep { max: DEPTH_MAX })),
+        ] {
+            assert_eq!(parse_pdu(of(bad).as_bytes(), false), want, "{bad}");
+        }
+        assert!(matches!(
+            parse_pdu(of("tru").as_bytes(), false),
+            Err(Flaw::NotJson { .. })
+        ));
+    }
 
     #[test]
     fn depth_counts_what_is_not_in_strings() {
@@ -359,7 +434,7 @@ mod tests {
         ] {
             let object = parse_object(text.as_bytes(), false).unwrap();
             assert_eq!(serde_json::to_string(&object).unwrap(), want);
-            assert_eq!(canonical_len(&object, None), want.len());
+            assert_eq!(canonical_len(&object), want.len());
         }
     }
 

@@ -14,7 +14,7 @@
 use super::{
     flaw::Flaw,
     format::{self, Fields},
-    json::{canonical_len, parse_object},
+    json::{canonical_len, parse_pdu},
     keyset::KeySet,
     rules::Rules,
     signature::Signatures,
@@ -101,14 +101,14 @@ impl Pdu {
         if raw.len() > PDU_RAW_BYTES_MAX {
             return Err(too_large(raw.len(), PDU_RAW_BYTES_MAX));
         }
-        let object = parse_object(&raw, rules.lax_json())?;
+        let object = parse_pdu(&raw, rules.lax_json())?;
         Self::of_object(raw, &object, rules)
     }
 
     fn of_object(raw: Bytes, object: &CanonicalJsonObject, rules: Rules) -> Result<Self, Flaw> {
         // A canonical form is never longer than what it is the form of.
         if raw.len() > PDU_BYTES_MAX {
-            let bytes = canonical_len(object, Some("unsigned"));
+            let bytes = canonical_len(object);
             if bytes > PDU_BYTES_MAX {
                 return Err(too_large(bytes, PDU_BYTES_MAX));
             }
@@ -146,7 +146,7 @@ impl Pdu {
         if raw.len() > PDU_RAW_BYTES_MAX {
             return None;
         }
-        let object = parse_object(raw, rules.lax_json()).ok()?;
+        let object = parse_pdu(raw, rules.lax_json()).ok()?;
         match format::own_id(&object, rules) {
             Ok(None) => hash_id(&signed(&object, rules).ok()?, rules).ok(),
             own => own.ok().flatten(),
@@ -291,9 +291,9 @@ impl Pdu {
         self.content_fits
     }
 
-    /// Its parsed value. Parses it anew.
+    /// Its parsed value, without `unsigned`, which nobody signed. Parses it anew.
     pub fn object(&self) -> CanonicalJsonObject {
-        parse_object(&self.raw, self.rules.lax_json()).expect("it was parsed before")
+        parse_pdu(&self.raw, self.rules.lax_json()).expect("it was parsed before")
     }
 
     /// What redaction leaves of it, without `unsigned`: all that signatures prove, and so all that may

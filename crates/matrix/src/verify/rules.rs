@@ -1,6 +1,6 @@
 //! Room versions 1 to 12, and what of their rules matters for proving an event.
 
-use super::{flaw::Flaw, json::parse_object, pdu::PDU_RAW_BYTES_MAX};
+use super::{flaw::Flaw, json::parse_pdu, pdu::PDU_RAW_BYTES_MAX};
 use ruma_common::{
     CanonicalJsonValue, EventId, RoomVersionId,
     canonical_json::CanonicalJsonObject,
@@ -55,7 +55,7 @@ impl Rules {
             });
         }
         // The version is not known yet; where the rules are strict, the parse by them will say so.
-        Self::of_create_object(&parse_object(raw, true)?)
+        Self::of_create_object(&parse_pdu(raw, true)?)
     }
 
     pub(super) fn of_create_object(object: &CanonicalJsonObject) -> Result<Self, Flaw> {
