@@ -6,7 +6,8 @@
 //! * [`client`]: a small HTTP/1.1 client that reports exactly what came over the wire, and stampedes;
 //! * [`process`]: child processes that cannot outlive the test that started them;
 //! * [`peers`]: servers that we did not write (moto, s3s-fs, nginx, Varnish, dnsmasq, HAProxy, Azurite, a GCS emulator, Synapse)
-//!   and the Python clients.
+//!   and the Python clients;
+//! * `tls`: certificates.
 //!
 //! Everything listens on loopback. Helpers panic with a message that says what to do: they run in
 //! tests, where a panic is the report. Not for production: no limits on what a peer may send.
@@ -16,3 +17,5 @@ pub mod content;
 pub mod origin;
 pub mod peers;
 pub mod process;
+#[cfg(feature = "tls")]
+pub mod tls;

@@ -91,7 +91,7 @@ pub(crate) fn object_error(error: &FetchError, primary: impl Fn(SourceId) -> boo
     let last = error.tried.iter().rev().find(|tried| primary(tried.source));
     let text = match last {
         Some(tried) if !tried.detail.is_empty() => tried.detail.clone().into_owned(),
-        Some(tried) => format!("{:?}", tried.how),
+        Some(tried) => tried.how.to_string(),
         None => "it was not asked, for it has failed too often of late".to_owned(),
     };
     ObjectError::Unavailable(text.into())

@@ -4,7 +4,7 @@ use crate::{
     id::{AttemptId, FetchId, GroupId, JudgementId, SourceId, Time, WaiterId},
     plan::Want,
 };
-use std::{num::NonZeroU32, time::Duration};
+use std::{fmt, num::NonZeroU32, time::Duration};
 
 /// One thing that happened outside.
 ///
@@ -289,6 +289,24 @@ pub enum Verdict {
     GaveUp,
 }
 
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Refused => "it refused",
+            Self::Unreachable => "it cannot be reached",
+            Self::TimedOut => "no sign of it in time",
+            Self::Truncated => "its answer broke off",
+            Self::Malformed => "its answer was malformed",
+            Self::TooLarge => "its answer was too large",
+            Self::NotCoordinator => "it is not the one to ask",
+            Self::Changed => "it has another version by now",
+            Self::Forbidden => "it does not let us",
+            Self::Internal => "it failed",
+            Self::Local => "our own side failed",
+        })
+    }
+}
+
 /// Why a commit failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CommitFault {
@@ -300,4 +318,15 @@ pub enum CommitFault {
     Io,
     /// The store is shut.
     Closed,
+}
+
+impl fmt::Display for CommitFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Exists => "somebody else stored it before",
+            Self::Full => "the store is full",
+            Self::Io => "the store failed",
+            Self::Closed => "the store is shut",
+        })
+    }
 }

@@ -5,7 +5,7 @@ use crate::{
     input::{CommitFault, Fault},
     list::List,
 };
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 /// One thing that the driver is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,6 +178,22 @@ pub enum HowEnded {
     Invalid,
     /// Its answer was right, but could not be stored.
     Uncommitted,
+}
+
+impl fmt::Display for HowEnded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unfinished => "it was still being asked",
+            Self::Missing => "it does not have it",
+            Self::Busy => "it is busy",
+            Self::Failed(fault) => return fault.fmt(f),
+            Self::Aborted => "it was not waited for",
+            Self::Partial => "its answer was not enough",
+            Self::Ambiguous => "nobody could tell whether its answer was right",
+            Self::Invalid => "its answer was wrong",
+            Self::Uncommitted => "its answer could not be stored",
+        })
+    }
 }
 
 /// Why a waiter does not get the datum.

@@ -39,7 +39,7 @@ pub enum ErrorKind {
     #[error("overloaded")]
     Overloaded,
     /// It was fetched and could not be stored, and the plan allows no further try.
-    #[error("it could not be stored: {0:?}")]
+    #[error("it could not be stored: {0}")]
     Uncommitted(CommitFault),
     /// It is there, but not as a whole in memory: it came by another way and the store does not hold
     /// it, or it is larger than the window ([`Config::window_bytes_max`](crate::Config)). Stream it,
@@ -96,7 +96,7 @@ impl fmt::Display for FetchError {
         write!(f, "{}", self.kind)?;
         for (n, tried) in self.tried.iter().enumerate() {
             f.write_str(if n == 0 { " (" } else { "; " })?;
-            write!(f, "source {}: {:?}", tried.source.0, tried.how)?;
+            write!(f, "source {}: {}", tried.source.0, tried.how)?;
             if !tried.detail.is_empty() {
                 write!(f, ": {}", tried.detail)?;
             }

@@ -3,8 +3,8 @@
 //!
 //! Callers of one key share a fetch though they may differ in whom they would ask and what they demand.
 //! Whoever does not get from it what is due goes on by itself: under terms of its own, if others
-//! demanded more or the answer came from whom it denies; with the rest of its servers, if others were
-//! asked.
+//! demanded more, or had events left out, or the answer came from whom it denies; with the rest of its
+//! servers, if others were asked.
 
 use crate::{
     FetchError, FetchErrorKind, Key, Op, Opts, Outcome,
@@ -18,8 +18,9 @@ use gannet::{
     ErrorKind, Fetched,
     engine::{GroupId, Plan},
 };
-use ruma_common::{RoomVersionId, ServerName};
+use ruma_common::{EventId, RoomId, RoomVersionId, ServerName};
 use std::{
+    collections::HashSet,
     hash::BuildHasher,
     num::NonZeroU32,
     sync::{Arc, PoisonError},
@@ -58,19 +59,27 @@ impl Inner {
         began: Instant,
     ) -> Result<Outcome, FetchError> {
         let demand = Demand::of(key.op(), opts);
-        if let Some(stored) = self.stored(key, opts, demand).await {
+        let known = match key.op().carries_events() {
+            true => self.known_version(key.room(), opts).await,
+            false => None,
+        };
+        if let Some(stored) = self.stored(key, opts, demand, known.as_ref()).await {
             return Ok(stored);
         }
         let mut want = Want {
             key,
             opts,
             demand,
-            version: None,
+            version: known,
             deadline: began + self.ceilings.patience(opts),
         };
         let mut attempts = Vec::new();
-        if key.op().carries_events() {
-            (want.version, attempts) = self.version(&want).await;
+        if want.version.is_none() && key.op().carries_events() {
+            (want.version, attempts) = self.asked_version(&want).await;
+            let version = want.version.as_ref();
+            if let Some(stored) = self.stored(key, opts, demand, version).await {
+                return Ok(Outcome { attempts, ..stored });
+            }
         }
         let mut result = self.ask(&want).await;
         let made = match &mut result {
@@ -82,14 +91,20 @@ impl Inner {
         result
     }
 
-    /// The event, if it is kept, as well proved as is demanded.
-    async fn stored(&self, key: &Key, opts: &Opts, demand: Demand) -> Option<Outcome> {
+    /// The event, if it is kept, as well proved as is demanded, and by the rules of its room's version:
+    /// before that is known, nothing that is kept is of use.
+    async fn stored(
+        &self,
+        key: &Key,
+        opts: &Opts,
+        demand: Demand,
+        version: Option<&RoomVersionId>,
+    ) -> Option<Outcome> {
         let event = key.event_id()?;
         if opts.fresh || !matches!(key.op(), Op::Event | Op::AuthEvent) {
             return None;
         }
-        let version = opts.version.as_ref();
-        let kept = self.store.get(key.room(), event, demand.checks, version);
+        let kept = self.store.get(key.room(), event, demand.checks, version?);
         let kept = kept.await?;
         let (bytes, event) = wrapped(&kept.raw, event.to_owned(), kept.proof);
         Some(Outcome {
@@ -102,27 +117,38 @@ impl Inner {
         })
     }
 
-    /// The room's version by which an answer is to be checked, and the requests that it took to learn
-    /// it. `None` where it cannot be had: the answer may prove it by itself, and if not, nothing is proved.
-    async fn version(&self, want: &Want<'_>) -> (Option<RoomVersionId>, Vec<Attempt>) {
-        let (room, none) = (want.key.room(), Vec::new());
-        let known = want.opts.version.clone();
+    /// The room's version, as far as the caller says it or it was proved before.
+    pub(crate) async fn known_version(&self, room: &RoomId, opts: &Opts) -> Option<RoomVersionId> {
+        let known = opts.version.clone();
         if let Some(version) = known.or_else(|| self.versions.of(room)) {
-            return (Some(version), none);
+            return Some(version);
         }
-        if let Some(version) = self.store.version(room).await {
-            self.versions.learn(room, &version);
-            return (Some(version), none);
+        let version = self.store.version(room).await?;
+        self.versions.learn(room, &version);
+        Some(version)
+    }
+
+    /// The room's version, asked of its servers, and the requests that that took. `None` where it cannot
+    /// be had: the answer may prove it by itself, and if not, nothing is proved.
+    async fn asked_version(&self, want: &Want<'_>) -> (Option<RoomVersionId>, Vec<Attempt>) {
+        let mut attempts = Vec::new();
+        let keys = proofs_of_version(want.key);
+        for key in keys.into_iter().filter(|_| want.demand.checks.any()) {
+            let (version, mut made) = self.ask_version(want, &key).await;
+            attempts.append(&mut made);
+            if version.is_some() {
+                return (version, attempts);
+            }
         }
-        // What authorizes any event of a room goes back to the event that created it: a chain proves the
-        // version by itself.
-        let ask = want.demand.checks.any() && want.key.op() != Op::AuthChain;
-        let (Some(event), true) = (want.key.event_ids().next(), ask) else {
-            return (None, none);
-        };
-        let Ok(chain) = Key::auth_chain(room.to_owned(), event.to_owned()) else {
-            return (None, none);
-        };
+        (None, attempts)
+    }
+
+    /// The room's version, from an answer that proves it.
+    async fn ask_version(
+        &self,
+        want: &Want<'_>,
+        key: &Key,
+    ) -> (Option<RoomVersionId>, Vec<Attempt>) {
         let opts = Opts {
             checks: None,
             on_bad: crate::OnBad::Salvage,
@@ -131,8 +157,8 @@ impl Inner {
             ..want.opts.clone()
         };
         let ask = Want {
-            key: &chain,
-            demand: Demand::of(Op::AuthChain, &opts),
+            key,
+            demand: Demand::of(key.op(), &opts),
             opts: &opts,
             version: None,
             deadline: want.deadline,
@@ -183,11 +209,13 @@ impl Inner {
                 }
                 Err(error) => error,
             };
-            let mut attempts = signed.failed(&error.tried);
+            let mut attempts = signed.failed(error.kind, &error.tried);
             let rejected = attempts.iter().any(|attempt| {
                 use How::{Bad, Cut, Empty, Unproven};
                 matches!(attempt.how, Bad | Cut | Empty | Unproven)
             });
+            // In all its cycles: the engine names those of the last.
+            let asked: HashSet<_> = attempts.iter().map(|a| a.server.clone()).collect();
             asking.past.append(&mut attempts);
             let vain = matches!(error.kind, ErrorKind::Exhausted | ErrorKind::NoCandidates);
             if !vain || ask == ASKS_MAX || Instant::now() >= want.deadline {
@@ -198,11 +226,11 @@ impl Inner {
                 continue;
             }
             // Where others had opened the fetch, they have not asked all whom this one would ask.
-            let asked = |server: &Arc<Server>| {
+            let tried = |server: &Arc<Server>| {
                 let mut tried = error.tried.iter();
-                tried.any(|tried| tried.source == server.source)
+                tried.any(|tried| tried.source == server.source) || asked.contains(&server.name)
             };
-            asking.servers.retain(|server| !asked(server));
+            asking.servers.retain(|server| !tried(server));
             asking.allowed = asking.allowed.saturating_sub(error.tried.len() as u64);
             let left = u32::try_from(asking.allowed).unwrap_or(u32::MAX);
             let Some(left) = NonZeroU32::new(left).filter(|_| !error.tried.is_empty()) else {
@@ -268,6 +296,10 @@ impl Inner {
         if !may_answer(want.opts, server) || !judged.will_do_for(want.demand) {
             return None;
         }
+        // What others would not have was left out, and this one might have had it.
+        if !judged.bad.is_empty() && judged.demand.checks != want.demand.checks {
+            return None;
+        }
         if want.version.is_none()
             && let Some(version) = &judged.version
             && self.versions.learn(want.key.room(), version)
@@ -289,6 +321,32 @@ impl Inner {
         let terms = (want.demand, &want.opts.deny, &want.opts.pool);
         self.hasher.hash_one(terms).max(1)
     }
+}
+
+/// What there is to ask for, best first, that proves the version of a key's room; beside the answer to
+/// the key itself, which may do so.
+///
+/// The id of a room that names no server is that of the event which created it (version 12): that is one
+/// event, and it need not be in any auth chain there. In rooms of other versions what authorizes any
+/// event goes back to the event that created the room.
+pub(crate) fn proofs_of_version(key: &Key) -> Vec<Key> {
+    let (room, op) = (key.room(), key.op());
+    let mut keys = Vec::new();
+    if room.server_name().is_none()
+        && let Some(hash) = room.as_str().strip_prefix('!')
+        && let Ok(created) = EventId::parse(format!("${hash}"))
+    {
+        if matches!(op, Op::Event | Op::AuthEvent) && key.event_id() == Some(&*created) {
+            return keys;
+        }
+        keys.extend(Key::event(room.to_owned(), created).ok());
+    }
+    if op != Op::AuthChain
+        && let Some(event) = key.event_ids().next()
+    {
+        keys.extend(Key::auth_chain(room.to_owned(), event.to_owned()).ok());
+    }
+    keys
 }
 
 /// Whether a caller takes the word of this server, whoever asked it.

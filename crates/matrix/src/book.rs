@@ -6,7 +6,7 @@
 
 use crate::{Checks, Key, OnBad, Op, Opts, judge::Judged, roster::Server};
 use gannet::{
-    Tried,
+    ErrorKind, Tried,
     engine::{Fault, FetchId, HowEnded, Plan, WaiterId},
 };
 use ruma_common::{OwnedServerName, RoomVersionId};
@@ -111,6 +111,8 @@ impl How {
 pub struct Attempt {
     /// Who was asked.
     pub server: OwnedServerName,
+    /// For what: where a room's version had to be learnt first, not for what the caller wants.
+    pub op: Op,
     /// How it ended.
     pub how: How,
     /// From the request to its end.
@@ -123,6 +125,7 @@ pub struct Attempt {
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) server: Arc<Server>,
+    op: Op,
     pub(crate) fetch: FetchId,
     pub(crate) began: Instant,
     state: Mutex<State>,
@@ -132,6 +135,7 @@ pub(crate) struct Record {
 struct State {
     end: Option<(How, Duration, Cow<'static, str>)>,
     judged: Option<Arc<Judged>>,
+    counted: bool,
 }
 
 impl Record {
@@ -149,6 +153,11 @@ impl Record {
         self.lock().end.is_some()
     }
 
+    /// Whether it is to be counted now: once, however often its answer is looked at.
+    pub(crate) fn count(&self) -> bool {
+        !std::mem::replace(&mut self.lock().counted, true)
+    }
+
     /// What was found in its answer; the strictest look at it.
     pub(crate) fn judged(&self) -> Option<Arc<Judged>> {
         self.lock().judged.clone()
@@ -164,6 +173,7 @@ impl Record {
             end.unwrap_or_else(|| (How::Dropped, self.began.elapsed(), Cow::Borrowed("")));
         Attempt {
             server: self.server.name.clone(),
+            op: self.op,
             how,
             took,
             detail,
@@ -209,6 +219,7 @@ pub(crate) struct Signed {
     book: Arc<Book>,
     key: FetchKey,
     waiter: WaiterId,
+    since: Instant,
 }
 
 impl Book {
@@ -234,6 +245,7 @@ impl Book {
             book: Arc::clone(self),
             key,
             waiter,
+            since: Instant::now(),
         }
     }
 
@@ -265,6 +277,7 @@ impl Book {
     pub(crate) fn begin(&self, key: &FetchKey, server: Arc<Server>, fetch: FetchId) -> Arc<Record> {
         let record = Arc::new(Record {
             server,
+            op: key.key.op(),
             fetch,
             began: Instant::now(),
             state: Mutex::default(),
@@ -300,31 +313,35 @@ impl Signed {
             .collect()
     }
 
-    /// The requests of the last fetch, which failed after it had tried these.
-    pub(crate) fn failed(&self, tried: &[Tried]) -> Vec<Attempt> {
+    /// The requests of the last fetch, which failed after it had tried these. Of one that goes on without this
+    /// caller, whose patience was over, the engine names none.
+    pub(crate) fn failed(&self, kind: ErrorKind, tried: &[Tried]) -> Vec<Attempt> {
         let entries = self.book.lock();
         let log = entries.get(&self.key).map(|entry| &entry.log);
         let Some((log, last)) = log.and_then(|log| Some((log, log.back()?))) else {
             return Vec::new();
         };
         let last = last.fetch;
-        (log.iter()
-            .filter(|record| record.fetch == last && !tried.is_empty()))
-        .map(|record| {
-            let mut shown = record.shown();
-            // The engine knows before the task that it stops has seen it.
-            let late = HowEnded::Failed(Fault::TimedOut);
-            let of = |tried: &&Tried| tried.source == record.server.source;
-            if shown.how == How::Dropped
-                && let Some(tried) = tried.iter().rev().find(of)
-                && tried.how == late
-            {
-                shown.how = How::TimedOut;
-                shown.detail = "not answered, or not whole, in time".into();
-            }
-            shown
-        })
-        .collect()
+        // It was this caller's, if it did anything while that was there.
+        let own = |record: &Arc<Record>| record.began >= self.since || !record.has_ended();
+        let of_last = || log.iter().filter(|record| record.fetch == last);
+        let ours = !tried.is_empty() || (kind == ErrorKind::Expired && of_last().any(own));
+        (of_last().filter(|_| ours))
+            .map(|record| {
+                let mut shown = record.shown();
+                // The engine knows before the task that it stops has seen it.
+                let late = HowEnded::Failed(Fault::TimedOut);
+                let of = |tried: &&Tried| tried.source == record.server.source;
+                if shown.how == How::Dropped
+                    && let Some(tried) = tried.iter().rev().find(of)
+                    && tried.how == late
+                {
+                    shown.how = How::TimedOut;
+                    shown.detail = "not answered, or not whole, in time".into();
+                }
+                shown
+            })
+            .collect()
     }
 
     /// Whether others demanded more than this caller, who may have got nothing for it.

@@ -100,6 +100,7 @@ mod tests {
     fn attempt(how: How) -> Attempt {
         Attempt {
             server: owned_server_name!("a"),
+            op: crate::Op::Event,
             how,
             took: Duration::ZERO,
             detail: "why".into(),

@@ -3,11 +3,11 @@
 use crate::{
     Ceilings, Courier, FetchError, FetchErrorKind, Key, KeySource, MemoConfig, Opts, Outcome,
     book::{Book, FetchKey, Record},
-    examine::Examiner,
-    judge::{DemandJudge, Examine},
+    examine::{Examiner, Work},
+    judge::DemandJudge,
     memo::Memo,
     metrics::{End, Metrics, write_servers},
-    roster::Roster,
+    roster::{Keyed, Roster},
     select::SplitMix,
     store::EventStore,
     transport::FederationTransport,
@@ -60,14 +60,21 @@ pub(crate) struct Inner {
     /// Draws servers.
     pub(crate) random: Mutex<SplitMix>,
     /// Makes lanes of terms.
-    pub(crate) hasher: RandomState,
+    pub(crate) hasher: Keyed,
+}
+
+/// What answers are examined with.
+enum With {
+    Keys(Arc<dyn KeySource>, Work),
+    #[cfg(test)]
+    Other(Arc<dyn crate::judge::Examine>),
 }
 
 /// Gathers the parts of a [`Matrix`].
 pub struct Builder {
     me: OwnedServerName,
     courier: Arc<dyn Courier>,
-    examiner: Arc<dyn Examine>,
+    examiner: With,
     blobs: Option<Arc<dyn BlobStore>>,
     denied: BTreeSet<OwnedServerName>,
     ceilings: Ceilings,
@@ -94,14 +101,23 @@ impl Builder {
         keys: Arc<dyn KeySource>,
         ceilings: Ceilings,
     ) -> Self {
-        let examiner = Examiner::new(keys, ceilings.threads_max, ceilings.keys_timeout);
-        Self::of(me, courier, Arc::new(examiner), ceilings)
+        Self::with(me, courier, With::Keys(keys, Work::OnThreads), ceilings)
     }
 
+    #[cfg(test)]
     pub(crate) fn of(
         me: OwnedServerName,
         courier: Arc<dyn Courier>,
-        examiner: Arc<dyn Examine>,
+        examiner: Arc<dyn crate::judge::Examine>,
+        ceilings: Ceilings,
+    ) -> Self {
+        Self::with(me, courier, With::Other(examiner), ceilings)
+    }
+
+    fn with(
+        me: OwnedServerName,
+        courier: Arc<dyn Courier>,
+        examiner: With,
         ceilings: Ceilings,
     ) -> Self {
         Self {
@@ -137,10 +153,24 @@ impl Builder {
         self
     }
 
-    /// Decides all that is drawn \[anew for each service\].
+    /// Decides all that is drawn, and the order of what has none \[anew for each service\]. Whoever knows it can make
+    /// servers meet that should not: it is as secret as the service is exposed.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
+        self
+    }
+
+    /// Answers are checked by the tasks of the runtime, not on threads beside them, whose turns no seed decides. For
+    /// simulations: whatever else the runtime does waits meanwhile.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn check_in_tasks(mut self) -> Self {
+        match &mut self.examiner {
+            With::Keys(_, work) => *work = Work::InTasks,
+            #[cfg(test)]
+            With::Other(_) => {}
+        }
         self
     }
 
@@ -152,9 +182,10 @@ impl Builder {
     /// # Panics
     /// Outside of a tokio runtime, or in one without time.
     pub fn build(self) -> Result<Matrix, ConfigError> {
-        let hasher = RandomState::new();
-        let seed = self.seed.unwrap_or_else(|| hasher.hash_one(0));
-        let roster = Arc::new(Roster::new(self.ceilings.servers_max as usize));
+        let seed = self.seed.unwrap_or_else(|| RandomState::new().hash_one(0));
+        let hasher = Keyed(seed);
+        let roster = Roster::new(self.ceilings.servers_max as usize, hasher);
+        let roster = Arc::new(roster);
         let book = Book::new(2 * self.ceilings.attempts_max as usize);
         let memo = Arc::new(Memo::new(self.memo));
         let metrics = Arc::new(Metrics::default());
@@ -166,8 +197,16 @@ impl Builder {
             memo: Arc::clone(&memo),
             metrics: Arc::clone(&metrics),
         };
+        let examiner = match self.examiner {
+            #[cfg(test)]
+            With::Other(examiner) => examiner,
+            With::Keys(keys, work) => {
+                let (threads, timeout) = (self.ceilings.threads_max, self.ceilings.keys_timeout);
+                Arc::new(Examiner::new(keys, threads, timeout, work))
+            }
+        };
         let judge = DemandJudge {
-            examiner: self.examiner,
+            examiner,
             room: Arc::default(),
             book: Arc::clone(&book),
             memo: Arc::clone(&memo),

@@ -238,11 +238,16 @@ impl DemandJudge {
         if verdict == Verdict::Valid && forged {
             self.memo.failed(Subject::Any, server);
         }
+        let first = record.count();
+        if first {
+            self.metrics.attempt(key.op(), how);
+        }
         if let Some(judged) = &judged {
-            self.metrics.events(&judged.events, judged.bad.len());
+            if first {
+                self.metrics.events(&judged.events, judged.bad.len());
+            }
             record.set_judged(Arc::clone(judged));
         }
-        self.metrics.attempt(key.op(), how);
         record.end(how, detail);
         verdict
     }
@@ -407,7 +412,9 @@ pub(crate) fn wrapped(raw: &[u8], event_id: OwnedEventId, proof: Proof) -> (Byte
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ruma_common::{owned_event_id, owned_room_id};
+    use crate::roster::{Keyed, Roster};
+    use gannet::engine::FetchId;
+    use ruma_common::{owned_event_id, owned_room_id, owned_server_name};
 
     fn chain() -> FetchKey {
         let key = Key::auth_chain(owned_room_id!("!r:a"), owned_event_id!("$e"));
@@ -498,6 +505,44 @@ mod tests {
         assert_eq!(kept, [b"b", b"d"]);
         let bad: Vec<_> = judged.bad.iter().map(|bad| bad.index).collect();
         assert_eq!(bad, [0, 2]);
+    }
+
+    struct Nobody;
+
+    impl Examine for Nobody {
+        fn examine(&self, _: Exam) -> BoxFuture<'static, Findings> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_counted_once_however_often_it_is_looked_at() {
+        let judge = DemandJudge {
+            examiner: Arc::new(Nobody),
+            room: Arc::default(),
+            book: Book::new(1),
+            memo: Arc::new(Memo::new(crate::MemoConfig::default())),
+            metrics: Arc::default(),
+        };
+        let roster = Roster::new(1, Keyed(1));
+        let [server] = &roster.enlist(vec![owned_server_name!("a")], |_| {})[..] else {
+            panic!("one server");
+        };
+        let record = (judge.book).begin(&chain(), Arc::clone(server), FetchId(1));
+        for _ in 0..2 {
+            let worth = weighed(WHOLE, &[Ok(Proof::Whole), reason(false)]);
+            judge.remember(&chain().key, &record, worth);
+        }
+        let mut page = gannet::metrics::Page::new();
+        judge.metrics.write(&mut page);
+        let text = page.into_text();
+        for line in [
+            "gannet_matrix_attempts_total{op=\"auth_chain\",how=\"salvaged\"} 1\n",
+            "gannet_matrix_events_total{proof=\"whole\"} 1\n",
+            "gannet_matrix_events_total{proof=\"bad\"} 1\n",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
     }
 
     #[test]

@@ -358,21 +358,22 @@ impl Key {
         }
     }
 
-    /// The most bytes that an honest answer may need. An event has 64 KiB at most, and comes in an
-    /// envelope; the answers without a count are bounded so that several fit into memory at once.
+    /// The most bytes that an honest answer may need. An event has 64 KiB at most as canonical JSON, and
+    /// three times that where its server escapes all that is not ASCII, as Synapse does; and it comes in
+    /// an envelope. The answers without a count are bounded so that several fit into memory at once.
     ///
     /// | op | bytes |
     /// |---|---|
-    /// | event, auth event | 128 KiB |
+    /// | event, auth event | 192 KiB |
     /// | auth chain, state ids | 14 MiB: some 10,000 events, or 300,000 ids |
-    /// | backfill, missing events | 64 KiB for each event asked for, and 64 KiB |
+    /// | backfill, missing events | 64 KiB for each event asked for, and 128 KiB |
     /// | timestamp to event | 4 KiB |
     pub fn body_bytes_max(&self) -> u64 {
         match &self.0.what {
-            What::Event(_) | What::AuthEvent(_) => 128 << 10,
+            What::Event(_) | What::AuthEvent(_) => 192 << 10,
             What::AuthChain(_) | What::StateIds(_) => 14 << 20,
             What::Backfill { limit, .. } | What::MissingEvents { limit, .. } => {
-                (u64::from(*limit) + 1) << 16
+                (u64::from(*limit) + 2) << 16
             }
             What::TimestampToEvent { .. } => 4 << 10,
         }
@@ -554,6 +555,22 @@ mod tests {
             wire.body.expect("a window"),
             r#"{"earliest_events":["$event3"],"latest_events":["$event1","$event2"],"limit":20,"min_depth":7}"#
         );
+    }
+
+    #[test]
+    fn the_largest_event_fits_however_it_is_escaped() {
+        // In a script of two bytes a character, each of which becomes six: `\\u0436`.
+        let text = "\\u0436".repeat((65_536 - 1_000) / 2);
+        let answer = format!(r#"{{"pdus":[{{"content":{{"body":"{text}"}}}}]}}"#);
+        for key in [
+            Key::event(room(), id(1)),
+            Key::auth_event(room(), id(1)),
+            Key::backfill(room(), [id(1)], 1),
+            Key::missing_events(room(), [], [id(1)], 1, 0),
+        ] {
+            let key = key.expect("a key");
+            assert!(answer.len() as u64 <= key.body_bytes_max(), "{key:?}");
+        }
     }
 
     #[test]

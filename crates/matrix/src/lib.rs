@@ -30,6 +30,7 @@
 //! ```
 //!
 //! For the real federation, a [`net::Federation`] is a courier, and a [`net::KeyRing`] a source of keys.
+//! The crate's README says where it goes in a homeserver.
 //!
 //! # Modules
 //!
@@ -60,6 +61,11 @@
 //! - Whatever comes from outside is bounded: ids and windows when a key is made, answers by their op
 //!   ([`Key::body_bytes_max`]), what is under way and what is remembered by [`Ceilings`] and
 //!   [`MemoConfig`].
+
+/// The examples of the page for authors of homeservers are compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 mod ask;
 mod book;
@@ -99,3 +105,4 @@ pub use memo::MemoConfig;
 pub use opts::{Checks, Fanout, NotAFanout, OnBad, Opts};
 pub use outcome::Outcome;
 pub use plan::Ceilings;
+pub use ring::GivenKeys;

@@ -7,8 +7,8 @@
 use gannet::engine::SourceId;
 use ruma_common::{OwnedServerName, ServerName};
 use std::{
-    collections::{HashMap, hash_map::RandomState},
-    hash::BuildHasher,
+    collections::HashMap,
+    hash::{BuildHasher, DefaultHasher, Hasher},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -23,11 +23,25 @@ pub(crate) struct Server {
     used: AtomicU64,
 }
 
+/// Hashes as the service's seed says: another service's are others, and the same seed's the same.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keyed(pub(crate) u64);
+
+impl BuildHasher for Keyed {
+    type Hasher = DefaultHasher;
+
+    fn build_hasher(&self) -> DefaultHasher {
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(self.0);
+        hasher
+    }
+}
+
 /// The servers that are known.
 #[derive(Debug)]
 pub(crate) struct Roster {
     servers_max: usize,
-    hasher: RandomState,
+    hasher: Keyed,
     inner: Mutex<Inner>,
 }
 
@@ -45,10 +59,10 @@ pub(crate) enum Change {
 }
 
 impl Roster {
-    pub(crate) fn new(servers_max: usize) -> Self {
+    pub(crate) fn new(servers_max: usize, hasher: Keyed) -> Self {
         Self {
             servers_max,
-            hasher: RandomState::new(),
+            hasher,
             inner: Mutex::default(),
         }
     }
@@ -150,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_name_keeps_its_number() {
-        let roster = Roster::new(8);
+        let roster = Roster::new(8, Keyed(1));
         let (first, changes) = enlist(&roster, 0..2);
         let came: Vec<_> = first.iter().map(|s| Change::Came(s.source)).collect();
         assert_eq!(changes, came, "each is new");
@@ -171,8 +185,19 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_as_the_seed_says() {
+        let numbers = |seed| {
+            let roster = Roster::new(8, Keyed(seed));
+            let (servers, _) = enlist(&roster, 0..8);
+            servers.iter().map(|s| s.source).collect::<Vec<_>>()
+        };
+        assert_eq!(numbers(1), numbers(1));
+        assert_ne!(numbers(1), numbers(2));
+    }
+
+    #[test]
     fn who_is_held_stays_and_the_rest_is_bounded() {
-        let roster = Roster::new(100);
+        let roster = Roster::new(100, Keyed(1));
         let (held, _) = enlist(&roster, 0..50);
         for n in 1..200 {
             drop(enlist(&roster, n * 50..n * 50 + 50));

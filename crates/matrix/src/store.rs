@@ -4,7 +4,9 @@
 //! and the proof. An event that is whole and what is left of it after a redaction lie in different
 //! places, so that the one never stands in for the other, and a copy that is found whole later is kept as
 //! well. The place is derived from the room's id too: in rooms of versions 1 and 2 servers choose the ids,
-//! and one that lies could give the same to events of two rooms.
+//! and one that lies could give the same to events of two rooms. And it is derived from the version by
+//! whose rules the event was proved, which may be no more than what a caller said: who errs in it finds
+//! his own errors there again, and nobody else does.
 //!
 //! The stores check what they read by checksums; what does not parse here is as if it were not there.
 
@@ -87,26 +89,34 @@ impl EventStore {
         self.blobs.is_some()
     }
 
-    /// The event, if it is kept with a proof that these checks demand, and as of this version of its room.
+    /// The event, if it is kept with a proof that these checks demand, by the rules of this version.
     pub(crate) async fn get(
         &self,
         room: &RoomId,
         event: &EventId,
         checks: Checks,
-        version: Option<&RoomVersionId>,
+        version: &RoomVersionId,
     ) -> Option<Kept> {
-        let whole = self.get_proved(room, event, Proof::Whole).await;
-        let kept = match whole {
-            None if !checks.content_hash => self.get_proved(room, event, Proof::Redacted).await,
+        let whole = self.get_proved(room, event, Proof::Whole, version).await;
+        match whole {
+            None if !checks.content_hash => {
+                self.get_proved(room, event, Proof::Redacted, version).await
+            }
             whole => whole,
-        };
-        kept.filter(|kept| version.is_none_or(|version| *version == kept.version))
+        }
     }
 
-    async fn get_proved(&self, room: &RoomId, event: &EventId, proof: Proof) -> Option<Kept> {
+    async fn get_proved(
+        &self,
+        room: &RoomId,
+        event: &EventId,
+        proof: Proof,
+        version: &RoomVersionId,
+    ) -> Option<Kept> {
         let blobs = self.blobs.as_ref()?;
         let found = async {
-            let Some(blob) = blobs.open(&place(room, event, proof)).await? else {
+            let place = place(room, event, proof, version);
+            let Some(blob) = blobs.open(&place).await? else {
                 return Ok(None);
             };
             let len = blob.len().min(BLOB_BYTES_MAX);
@@ -115,7 +125,7 @@ impl EventStore {
         match found.await {
             Ok(blob) => blob
                 .and_then(|blob| Kept::parse(&blob))
-                .filter(|kept| kept.proof == proof),
+                .filter(|kept| kept.proof == proof && kept.version == *version),
             Err(error) => {
                 self.failed("read", event, &error);
                 None
@@ -134,7 +144,7 @@ impl EventStore {
             return Err(CommitFault::Closed);
         };
         let header = Kept::header(&kept.version, kept.proof);
-        let place = place(room, event, kept.proof);
+        let place = place(room, event, kept.proof, &kept.version);
         match blobs.put(&place, vec![header, kept.raw]).await {
             Ok(_) => Ok(()),
             Err(error) => {
@@ -185,9 +195,10 @@ impl EventStore {
     }
 }
 
-fn place(room: &RoomId, event: &EventId, proof: Proof) -> Place {
+fn place(room: &RoomId, event: &EventId, proof: Proof, version: &RoomVersionId) -> Place {
     let (room, event) = (room.as_bytes(), event.as_bytes());
-    Place::derive(SPACE, [room, event, proof.name().as_bytes()])
+    let (proof, version) = (proof.name().as_bytes(), version.as_str().as_bytes());
+    Place::derive(SPACE, [room, event, proof, version])
 }
 
 fn place_of_version(room: &RoomId) -> Place {
@@ -255,7 +266,7 @@ mod tests {
     async fn what_was_cut_never_stands_in_for_the_whole() {
         let store = store();
         let (room, event) = (room_id!("!r:a"), event_id!("$e"));
-        let get = async |checks| store.get(room, event, checks, None).await;
+        let get = async |checks| store.get(room, event, checks, &RoomVersionId::V11).await;
         assert_eq!(get(Checks::NONE).await, None);
         let (cut, whole) = (kept("cut", Proof::Redacted), kept("whole", Proof::Whole));
         store.put(room, event, cut.clone()).await.expect("room");
@@ -264,11 +275,19 @@ mod tests {
         store.put(room, event, whole.clone()).await.expect("room");
         assert_eq!(get(Checks::ALL).await, Some(whole.clone()));
         assert_eq!(get(Checks::REDACTED_TOO).await, Some(whole.clone()));
-        let as_of = async |version| store.get(room, event, Checks::ALL, Some(version)).await;
-        assert_eq!(as_of(&RoomVersionId::V11).await, Some(whole));
+        let as_of = async |version| store.get(room, event, Checks::ALL, version).await;
         assert_eq!(as_of(&RoomVersionId::V10).await, None);
-        let elsewhere = store.get(room_id!("!s:a"), event, Checks::NONE, None).await;
-        assert_eq!(elsewhere, None);
+        // Nor does what was proved by the rules of one version keep out what is proved by another's.
+        let other = Kept {
+            version: RoomVersionId::V10,
+            ..whole.clone()
+        };
+        store.put(room, event, other.clone()).await.expect("room");
+        assert_eq!(as_of(&RoomVersionId::V10).await, Some(other));
+        assert_eq!(as_of(&RoomVersionId::V11).await, Some(whole));
+        let elsewhere = room_id!("!s:a");
+        let elsewhere = store.get(elsewhere, event, Checks::NONE, &RoomVersionId::V11);
+        assert_eq!(elsewhere.await, None);
     }
 
     #[tokio::test]

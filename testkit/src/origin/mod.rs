@@ -19,6 +19,7 @@
 mod fault;
 mod list;
 mod object;
+mod peer;
 mod wire;
 
 pub use fault::{Fault, Method, Rule};

@@ -7,8 +7,9 @@ use crate::{
 use gannet_testkit::{
     origin::{Object, Origin},
     process::{Process, free_port},
+    tls::Ca,
 };
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose};
 
 const CHUNKS: u64 = 6;
 const ARGS: [&str; 2] = ["--chunk-size=1MiB", "--hedge-after=10s"];
@@ -16,44 +17,24 @@ const ARGS: [&str; 2] = ["--chunk-size=1MiB", "--hedge-after=10s"];
 /// The names of members.
 const OURS: &str = "*.cache.test";
 
-/// A certificate authority.
-struct Ca {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-impl Ca {
-    fn new() -> Self {
-        let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::new(Vec::new()).expect("parameters");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).expect("a certificate").pem();
-        Self {
-            issuer: Issuer::new(params, key),
-            pem,
-        }
-    }
-
-    /// The flags of one that it calls so, and that takes those for members that it has signed and
-    /// whose names match.
-    fn flags(&self, members: &Members, name: &str, san: &str) -> Vec<String> {
-        let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("parameters");
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
-        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
-        // Each has files of its own, whatever it is called.
-        let id = free_port();
-        let file = |what: &str, pem: &str| members.file(&format!("{what}-{id}"), pem);
-        vec![
-            format!("--cluster-ca={}", file("ca", &self.pem)),
-            format!("--cluster-cert={}", file("cert", &certificate.pem())),
-            format!("--cluster-key={}", file("key", &key.serialize_pem())),
-            format!("--cluster-san={san}"),
-        ]
-    }
+/// The flags of one that this authority calls so, and that takes those for members that it has signed and
+/// whose names match.
+fn flags_of(ca: &Ca, members: &Members, name: &str, san: &str) -> Vec<String> {
+    let mut params = CertificateParams::new(vec![name.to_owned()]).expect("parameters");
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    let (certificate, key) = ca.issue(&params);
+    // Each has files of its own, whatever it is called.
+    let id = free_port();
+    let file = |what: &str, pem: &str| members.file(&format!("{what}-{id}"), pem);
+    vec![
+        format!("--cluster-ca={}", file("ca", &ca.pem())),
+        format!("--cluster-cert={}", file("cert", &certificate.pem())),
+        format!("--cluster-key={}", file("key", &key.serialize_pem())),
+        format!("--cluster-san={san}"),
+    ]
 }
 
 /// A cluster of two and a stranger that takes itself for the third: it gets nothing from them, and
@@ -102,8 +83,8 @@ async fn beside_certificates(flags: impl Fn(&Members, &Ca) -> Vec<String>) {
     members.launch(|members, n| {
         let mut more = members.peers(n);
         more.extend(match n {
-            0 => ca.flags(members, "zero.cache.test", OURS),
-            1 => ca.flags(members, "one.cache.test", OURS),
+            0 => flags_of(&ca, members, "zero.cache.test", OURS),
+            1 => flags_of(&ca, members, "one.cache.test", OURS),
             _ => flags(members, &ca),
         });
         more
@@ -133,12 +114,13 @@ async fn no_certificate() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_of_a_foreign_authority() {
-    beside_certificates(|members, _| Ca::new().flags(members, "two.cache.test", OURS)).await;
+    beside_certificates(|members, _| flags_of(&Ca::new(), members, "two.cache.test", OURS)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_name() {
-    beside_certificates(|members, ca| ca.flags(members, "two.other.test", "*.other.test")).await;
+    beside_certificates(|members, ca| flags_of(ca, members, "two.other.test", "*.other.test"))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -149,7 +131,7 @@ async fn members_with_certificates_read_once() {
     let mut members = Members::new(3, &origin, &ARGS);
     members.launch(|members, n| {
         let mut more = members.peers(n);
-        more.extend(ca.flags(members, &format!("m{n}.cache.test"), OURS));
+        more.extend(flags_of(&ca, members, &format!("m{n}.cache.test"), OURS));
         more
     });
     members.until_ready().await;
@@ -187,9 +169,9 @@ fn nobody_starts_with_credentials_that_the_others_would_refuse() {
     let said = refused(&members, &off);
     assert!(said.contains("--cluster-secret"), "{said}");
     let ca = Ca::new();
-    let foreign_name = ca.flags(&members, "one.other.test", OURS);
-    let mut foreign_ca = Ca::new().flags(&members, "one.cache.test", OURS);
-    let ours = ca.flags(&members, "one.cache.test", OURS);
+    let foreign_name = flags_of(&ca, &members, "one.other.test", OURS);
+    let mut foreign_ca = flags_of(&Ca::new(), &members, "one.cache.test", OURS);
+    let ours = flags_of(&ca, &members, "one.cache.test", OURS);
     foreign_ca[0].clone_from(&ours[0]);
     for mut flags in [foreign_name, foreign_ca] {
         flags.push("--internal-listen=127.0.0.1:0".to_owned());

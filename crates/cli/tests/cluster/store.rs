@@ -96,17 +96,23 @@ async fn stored_only(members: &mut Members, chunks: u64) {
     members.until_ready().await;
 }
 
+/// What is read from the origin once is all that members need who have nothing but the store.
+async fn is_stored_for_all(origin: &Origin, members: &mut Members, key: &str, sha256: &str) {
+    let path = format!("b/{key}");
+    all_right(&members.stampede(&path, 6).await, sha256);
+    assert_eq!(origin.counts_of("b", key).gets, CHUNKS);
+    stored_only(members, CHUNKS).await;
+    all_right(&members.stampede(&path, 6).await, sha256);
+    assert_eq!(origin.counts_of("b", key).gets, CHUNKS, "none anew");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_has_stored_all_read() {
     let origin = Origin::start();
     let object = origin.put("b", "k", Object::generated(1, CHUNKS * MIB));
     let (_moto, _store, mut members) = cluster(&origin).await;
-    all_right(&members.stampede("b/k", 6).await, &object.sha256());
-    let counts = origin.counts_of("b", "k");
-    assert_eq!((counts.gets, counts.bytes), (CHUNKS, CHUNKS * MIB));
-    stored_only(&mut members, CHUNKS).await;
-    all_right(&members.stampede("b/k", 6).await, &object.sha256());
-    assert_eq!(origin.counts_of("b", "k").gets, CHUNKS, "none anew");
+    is_stored_for_all(&origin, &mut members, "k", &object.sha256()).await;
+    assert_eq!(origin.counts_of("b", "k").bytes, CHUNKS * MIB);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -224,10 +230,7 @@ async fn who_starts_while_the_store_is_gone_uses_it_once_it_is_back() {
     })
     .await;
     let object = origin.put("b", "later", Object::generated(2, CHUNKS * MIB));
-    all_right(&members.stampede("b/later", 6).await, &object.sha256());
-    stored_only(&mut members, CHUNKS).await;
-    all_right(&members.stampede("b/later", 6).await, &object.sha256());
-    assert_eq!(origin.counts_of("b", "later").gets, CHUNKS, "none anew");
+    is_stored_for_all(&origin, &mut members, "later", &object.sha256()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,10 +1,10 @@
 //! A homeserver of a test's: TLS on loopback, a key, and a room whose events it signed.
 
 use gannet_matrix::verify::{rules::Rules, sign::SigningKey};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use gannet_testkit::tls::Ca;
 use ruma_common::{CanonicalJsonObject, RoomVersionId, ServerName, canonical_json::redact};
 use ruma_signatures::{hash_and_sign_event, reference_hash};
-use rustls::{ServerConfig, ServerConnection, StreamOwned, crypto::ring, pki_types::PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -16,37 +16,6 @@ use std::{
 
 /// The seed of every signing key, in base64.
 pub(crate) const SEED: [u8; 32] = [7; 32];
-
-/// An authority that issues certificates.
-pub(crate) struct Ca {
-    issuer: Issuer<'static, KeyPair>,
-    pub(crate) pem: String,
-}
-
-impl Ca {
-    pub(crate) fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).unwrap().pem();
-        let issuer = Issuer::new(params, key);
-        Self { issuer, pem }
-    }
-
-    fn config(&self, host: &str) -> Arc<ServerConfig> {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![host.to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key)
-            .unwrap();
-        Arc::new(config)
-    }
-}
 
 /// An event: its id, and its bytes.
 #[derive(Clone)]
@@ -143,6 +112,8 @@ pub(crate) enum Quirk {
     Empty,
     /// It changes what is said in every event.
     Forges,
+    /// It takes requests for history and never answers them.
+    HangsOnHistory,
 }
 
 impl Homeserver {
@@ -161,7 +132,7 @@ impl Homeserver {
             shut: Arc::default(),
             name: name.clone(),
         };
-        let (config, asked, shut) = (ca.config(host), this.asked.clone(), this.shut.clone());
+        let (config, asked, shut) = (ca.server(&[host]), this.asked.clone(), this.shut.clone());
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (config, name) = (config.clone(), name.clone());
@@ -170,6 +141,11 @@ impl Homeserver {
                     // Whoever hangs up in the middle is no reason to fail.
                     let _ = answer(stream, config, |path, body| {
                         asked.lock().unwrap().push(path.to_owned());
+                        if quirk == Quirk::HangsOnHistory && path.contains("/backfill/") {
+                            loop {
+                                thread::park();
+                            }
+                        }
                         let is_shut = shut.0.lock().unwrap();
                         drop(shut.1.wait_while(is_shut, |is_shut| *is_shut).unwrap());
                         reply(&name, &events, quirk, path, body)

@@ -3,7 +3,7 @@
 use super::connect::{Connector, Proven};
 use crate::engine::Fault;
 use bytes::Bytes;
-use http::{Extensions, Method, Request, Response};
+use http::{Extensions, HeaderMap, Method, Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -30,7 +30,8 @@ pub struct ClientConfig {
     pub idle_per_host_max: usize,
     /// How long an idle connection is kept \[55 s\]: a little less than most servers keep theirs.
     pub idle_timeout: Duration,
-    /// The largest head of an answer \[64 KiB\].
+    /// The largest head of an answer \[64 KiB\]. As much of one is read as the buffer holds, for the pool
+    /// knows no other bound, and then refused.
     pub head_bytes_max: usize,
     /// The read buffer of a connection \[512 KiB\].
     pub buffer_bytes_max: usize,
@@ -103,6 +104,7 @@ const STALE_MAX: u32 = 3;
 pub struct Client {
     pool: Pool<Connector<HttpsConnector<HttpConnector>>, Full<Bytes>>,
     head_timeout: Duration,
+    head_bytes_max: usize,
 }
 
 impl fmt::Debug for Client {
@@ -156,6 +158,7 @@ impl Client {
         Ok(Self {
             pool,
             head_timeout: config.head_timeout,
+            head_bytes_max: config.head_bytes_max,
         })
     }
 
@@ -202,6 +205,12 @@ impl Client {
                     if let Some(proven) = answer.extensions().get::<Proven>() {
                         proven.set();
                     }
+                    if head_bytes(answer.headers()) > self.head_bytes_max {
+                        return Err(HttpError {
+                            kind: HttpErrorKind::Malformed,
+                            detail: "the head of the answer is too large".into(),
+                        });
+                    }
                     return Ok(answer);
                 }
                 Err(error) => HttpError::from_error(&error, error.is_connect()),
@@ -223,6 +232,14 @@ impl Client {
             }
         }
     }
+}
+
+/// What headers take on the wire, as they are usually written.
+fn head_bytes(headers: &HeaderMap) -> usize {
+    const AROUND: usize = ": \r\n".len();
+    let each = headers.iter();
+    each.map(|(name, value)| name.as_str().len() + value.len() + AROUND)
+        .sum()
 }
 
 /// Why a request got no answer, or its body broke off.

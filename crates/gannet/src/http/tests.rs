@@ -121,6 +121,15 @@ async fn failures_are_told_apart() {
         Err((HttpErrorKind::Malformed, Fault::Malformed)),
     )
     .await;
+    // One that ends, within what is read at once.
+    for (len, expected) in [
+        (60 << 10, Ok(200)),
+        (65 << 10, Err((HttpErrorKind::Malformed, Fault::Malformed))),
+    ] {
+        let value = "a".repeat(len);
+        let large = format!("HTTP/1.1 200 OK\r\nx: {value}\r\ncontent-length: 0\r\n\r\n");
+        check(large.into_bytes().leak(), expected).await;
+    }
 }
 
 #[tokio::test]

@@ -16,9 +16,7 @@ use gannet_link::{
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
-};
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, SanType};
 use std::{
     net::SocketAddr,
     path::Path,
@@ -51,8 +49,9 @@ pub async fn until(condition: impl Fn() -> bool) {
     .await;
 }
 
+/// An authority for members.
 pub struct Ca {
-    issuer: Issuer<'static, KeyPair>,
+    inner: gannet_testkit::tls::Ca,
     pem: String,
 }
 
@@ -74,19 +73,13 @@ pub enum Usage {
 
 impl Ca {
     pub fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self {
-            issuer: Issuer::new(params, key),
-            pem,
-        }
+        let inner = gannet_testkit::tls::Ca::new();
+        let pem = inner.pem();
+        Self { inner, pem }
     }
 
     /// Certificate and key, PEM.
     pub fn issue(&self, name: &str, odd: Odd) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         let name = name.try_into().unwrap();
         params.subject_alt_names = vec![if params_is_uri(&name) {
@@ -109,7 +102,7 @@ impl Ca {
         if odd.not_yet {
             params.not_before = rcgen::date_time_ymd(3001, 1, 1);
         }
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let (certificate, key) = self.inner.issue(&params);
         (certificate.pem(), key.serialize_pem())
     }
 

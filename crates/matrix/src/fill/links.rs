@@ -1,49 +1,45 @@
 //! What an event leads to, read from its bytes.
 
 use super::Links;
-use ruma_common::OwnedEventId;
-use serde::{Deserialize, Deserializer, de::IgnoredAny};
+use ruma_common::{EventId, OwnedEventId};
+use serde::Deserialize;
+use serde_json::Value;
 
-#[derive(Deserialize)]
+/// Read one by one: an odd field of a verified event must not hide what the others lead to, or an enemy
+/// could cut off all that lies before an event of his.
+#[derive(Default, Deserialize)]
 struct Fields {
     #[serde(default)]
-    prev_events: Vec<Reference>,
+    prev_events: Value,
     #[serde(default)]
-    auth_events: Vec<Reference>,
+    auth_events: Value,
     #[serde(default)]
-    origin_server_ts: u64,
+    origin_server_ts: Value,
 }
 
-/// An id; in rooms of versions 1 and 2, a pair of an id and hashes.
-struct Reference(OwnedEventId);
-
-impl<'de> Deserialize<'de> for Reference {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Either {
-            Id(OwnedEventId),
-            Pair(OwnedEventId, IgnoredAny),
-        }
-        Ok(match Either::deserialize(deserializer)? {
-            Either::Id(id) | Either::Pair(id, _) => Self(id),
-        })
-    }
+/// An id; in rooms of versions 1 and 2, a list of an id and hashes.
+fn id_of(reference: &Value) -> Option<OwnedEventId> {
+    let id = match reference {
+        Value::Array(parts) => parts.first()?,
+        id => id,
+    };
+    EventId::parse(id.as_str()?).ok()
 }
 
-/// What an event leads to; nothing, if its fields are none, which a verified event cannot show.
+fn ids(references: &Value) -> Vec<OwnedEventId> {
+    let references = references.as_array().into_iter().flatten();
+    references.filter_map(id_of).collect()
+}
+
+/// What an event leads to: as much as can be read of it.
 pub(super) fn links(id: &OwnedEventId, raw: &[u8]) -> Links {
-    let fields = serde_json::from_slice(raw).unwrap_or(Fields {
-        prev_events: Vec::new(),
-        auth_events: Vec::new(),
-        origin_server_ts: 0,
-    });
-    let ids = |references: Vec<Reference>| references.into_iter().map(|Reference(id)| id).collect();
+    let fields: Fields = serde_json::from_slice(raw).unwrap_or_default();
     Links {
         id: id.clone(),
-        prev: ids(fields.prev_events),
-        auth: ids(fields.auth_events),
-        made_at: fields.origin_server_ts,
+        prev: ids(&fields.prev_events),
+        auth: ids(&fields.auth_events),
+        // What claims to be older than 1970 is as old as can be.
+        made_at: fields.origin_server_ts.as_u64().unwrap_or(0),
     }
 }
 
@@ -64,5 +60,23 @@ mod tests {
         };
         assert_eq!(links(&id, raw), expected);
         assert_eq!(links(&id, b"[]").prev, Vec::<OwnedEventId>::new());
+    }
+
+    #[test]
+    fn an_odd_field_hides_nothing_of_the_others() {
+        let id = owned_event_id!("$a:b");
+        for raw in [
+            r#"{"prev_events":["$p:b"],"auth_events":["$q"],"origin_server_ts":-1}"#,
+            r#"{"prev_events":[["$p:b"]],"auth_events":[["$q",{},5]],"origin_server_ts":"x"}"#,
+            r#"{"prev_events":[5,"$p:b",[]],"auth_events":["$q"]}"#,
+        ] {
+            let expected = Links {
+                id: id.clone(),
+                prev: vec![owned_event_id!("$p:b")],
+                auth: vec![owned_event_id!("$q")],
+                made_at: 0,
+            };
+            assert_eq!(links(&id, raw.as_bytes()), expected, "{raw}");
+        }
     }
 }

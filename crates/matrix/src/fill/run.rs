@@ -3,11 +3,15 @@
 use super::{Ask, AskId, Ended, Goal, Limits, Links, Next, Walk, links::links};
 use crate::{
     Attempt, BadEvent, Checks, FetchError, How, Key, KeyError, Matrix, Opts, Outcome, Proof,
+    ask::proofs_of_version,
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use ruma_common::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomVersionId};
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// What is to be brought back.
@@ -41,6 +45,8 @@ pub struct Recovered {
     pub server: Option<OwnedServerName>,
     /// Whether it is of the timeline, or only entitles others.
     pub timeline: bool,
+    /// The room's version by which it was checked.
+    pub version: Option<RoomVersionId>,
 }
 
 /// What happens in the course of a fill.
@@ -79,7 +85,7 @@ pub struct Filled {
     pub timeline: u64,
     /// Events of any kind that were fetched.
     pub fetched: u64,
-    /// Events that were in the store.
+    /// Events that were in the store before.
     pub held: u64,
     /// Requests that the fill made, each of which may have tried several servers.
     pub requests: u64,
@@ -116,8 +122,6 @@ impl Matrix {
         let Some(first) = fill.from.first() else {
             return Err(KeyError::NoEvents);
         };
-        // That one key can be made of the room and an id of the caller's is known before anything is asked.
-        Key::event(fill.room.clone(), first.clone())?;
         let checks = fill.opts.checks.unwrap_or(Checks::REDACTED_TOO);
         let checks = checks.and(Checks::REDACTED_TOO);
         let walk = Walk::new(fill.from.clone(), fill.to.clone(), fill.goal, fill.limits);
@@ -135,10 +139,13 @@ impl Matrix {
                 by_server: BTreeMap::new(),
                 missing: Vec::new(),
                 bad: Vec::new(),
-                version: fill.opts.version.clone(),
+                version: self.inner.known_version(&fill.room, &fill.opts).await,
             },
+            chain: HashMap::new(),
             fill: &fill,
         };
+        // That one key can be made of the room and an id of the caller's is known before anything is asked.
+        filling.learn_version(first).await?;
         filling.look_up(&mut tell).await;
         let mut asked = FuturesUnordered::new();
         let ended = loop {
@@ -179,33 +186,85 @@ struct Filling<'a> {
     checks: Checks,
     walk: Walk,
     filled: Filled,
+    /// What came when the version was learnt and was not reached yet: whose bytes they are, and who gave them.
+    chain: HashMap<OwnedEventId, (Bytes, Proof, Option<OwnedServerName>)>,
 }
 
 impl Filling<'_> {
-    /// Goes through whatever the store has.
+    /// Without the room's version nothing can be verified, and any fetch would begin by asking for it. What entitles an
+    /// event proves it, and is missing as like as not: it is asked for here, where it is not lost.
+    async fn learn_version(&mut self, first: &OwnedEventId) -> Result<(), KeyError> {
+        let first = Key::event(self.fill.room.clone(), first.clone())?;
+        let limits = self.fill.limits;
+        for key in proofs_of_version(&first) {
+            if self.filled.version.is_some() || self.walk.requests() >= limits.requests_max.into() {
+                break;
+            }
+            self.walk.spent();
+            let opts = self.fill.opts.clone().checks(self.checks);
+            let outcome = match self.matrix.fetch(key, opts).await {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    // It may be proved by what comes.
+                    self.filled.attempts += error.attempts.len() as u64;
+                    continue;
+                }
+            };
+            self.noted(&outcome);
+            let events = outcome.events.iter().filter(|_| limits.auth);
+            for (id, event) in events.filter_map(|event| Some((event.event_id.clone()?, event))) {
+                // Not a slice, which would keep the whole answer.
+                let raw = Bytes::copy_from_slice(&outcome.raw(event));
+                let kept = (raw, event.proof, outcome.server.clone());
+                self.chain.insert(id, kept);
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes through whatever the store has. Before the room's version is known it is of no use.
     async fn look_up(&mut self, tell: &mut (impl FnMut(News<'_>) + Send)) {
+        let Some(version) = self.filled.version.clone() else {
+            return;
+        };
         loop {
             let ids = self.walk.to_look_up();
             if ids.is_empty() {
                 return;
             }
             for id in ids {
-                let version = self.filled.version.as_ref();
+                if let Some((raw, proof, server)) = self.chain.remove(&id) {
+                    let Some(timeline) = self.walk.brought(&links(&id, &raw)) else {
+                        continue;
+                    };
+                    if let Some(server) = &server {
+                        *self.filled.by_server.entry(server.clone()).or_default() += 1;
+                    }
+                    tell(News::Recovered(Recovered {
+                        event_id: id,
+                        raw,
+                        proof,
+                        server,
+                        timeline,
+                        version: Some(version.clone()),
+                    }));
+                    continue;
+                }
                 let kept = self
                     .matrix
                     .inner
                     .store
-                    .get(&self.fill.room, &id, self.checks, version);
+                    .get(&self.fill.room, &id, self.checks, &version);
                 let Some(kept) = kept.await else { continue };
                 if let Some(timeline) = self.walk.held(&links(&id, &kept.raw)) {
                     self.filled.held += 1;
-                    self.filled.version.get_or_insert(kept.version);
                     tell(News::Recovered(Recovered {
                         event_id: id,
                         raw: kept.raw,
                         proof: kept.proof,
                         server: None,
                         timeline,
+                        version: Some(kept.version),
                     }));
                 }
             }
@@ -261,13 +320,8 @@ impl Filling<'_> {
         }
     }
 
-    fn answered(
-        &mut self,
-        (id, ask): (AskId, &Ask),
-        outcome: &Outcome,
-        took: Duration,
-        tell: &mut (impl FnMut(News<'_>) + Send),
-    ) {
+    /// What an outcome says of the whole.
+    fn noted(&mut self, outcome: &Outcome) {
         self.filled.attempts += outcome.attempts.len() as u64;
         let room = BAD_MAX.saturating_sub(self.filled.bad.len());
         self.filled
@@ -276,6 +330,16 @@ impl Filling<'_> {
         if self.filled.version.is_none() {
             self.filled.version.clone_from(&outcome.version);
         }
+    }
+
+    fn answered(
+        &mut self,
+        (id, ask): (AskId, &Ask),
+        outcome: &Outcome,
+        took: Duration,
+        tell: &mut (impl FnMut(News<'_>) + Send),
+    ) {
+        self.noted(outcome);
         let named = outcome
             .events
             .iter()
@@ -302,6 +366,7 @@ impl Filling<'_> {
                 proof: event.proof,
                 server: server.clone(),
                 timeline: *timeline,
+                version: outcome.version.clone(),
             }));
         }
         tell(News::Answered {

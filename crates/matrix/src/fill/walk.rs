@@ -270,6 +270,19 @@ impl Walk {
         Some(self.take(links)?.1)
     }
 
+    /// A request was made beside the walk, whose events go to [`brought`](Self::brought) where they are looked up.
+    pub fn spent(&mut self) {
+        self.asks += 1;
+    }
+
+    /// An event is there since such a request. Says whether it is of the timeline, if it was missing until now.
+    pub fn brought(&mut self, links: &Links) -> Option<bool> {
+        let (_, timeline) = self.take(links)?;
+        self.found_all += 1;
+        self.found += u64::from(timeline);
+        Some(timeline)
+    }
+
     /// The next request, if one more is to be made while those before it are under way.
     pub fn next_ask(&mut self) -> Option<Next> {
         if self.ended().is_some()

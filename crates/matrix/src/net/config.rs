@@ -28,7 +28,8 @@ pub struct NetConfig {
     pub roots: Roots,
     /// The port of well-knowns \[443\]; for tests.
     pub well_known_port: u16,
-    /// For all of a well-known: names, connections, redirects, the body \[10 s\].
+    /// For all of a well-known: names, connections, redirects, the body \[5 s\]. Many hosts have none and
+    /// are silent at its port.
     pub well_known_timeout: Duration,
     /// What a well-known is kept for at least \[5 min\].
     pub well_known_min: Duration,
@@ -85,7 +86,7 @@ impl Default for NetConfig {
             name_server: None,
             roots: Roots::System,
             well_known_port: 443,
-            well_known_timeout: seconds(10),
+            well_known_timeout: seconds(5),
             well_known_min: seconds(5 * MINUTE),
             well_known_max: seconds(48 * 60 * MINUTE),
             well_known_default: seconds(24 * 60 * MINUTE),

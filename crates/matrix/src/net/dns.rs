@@ -45,6 +45,8 @@ pub(crate) enum DnsError {
     NoRecords,
     #[error("no answer from the name server within {0:?}")]
     TimedOut(Duration),
+    #[error("name servers keep silent")]
+    Silent,
     #[error("the name server failed: {0}")]
     Failed(String),
 }

@@ -277,6 +277,19 @@ async fn who_does_not_have_an_event_is_asked_last_for_it_for_a_while() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_does_not_have_it_is_asked_once_however_often_the_others_are() {
+    let lab = Lab::new();
+    lab.fake.server("a", Does::status(404));
+    lab.fake.server("b", Does::status(500));
+    let thrice = via(&["a", "b"]).tries(NonZeroU32::new(3).expect("three"));
+    let error = lab.matrix.fetch(event("$e"), thrice).await;
+    let error = error.expect_err("nobody has it");
+    assert_eq!(lab.fake.asked(), ["a", "b", "b", "b"]);
+    assert_eq!(error.attempts.len(), 4);
+    lab.settle().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn patience_ends() {
     let lab = Lab::new();
     lab.fake.server("a", Does::Hangs);
@@ -287,12 +300,37 @@ async fn patience_ends() {
         .await
         .expect_err("it hangs");
     assert_eq!(error.kind, FetchErrorKind::Expired);
+    // "a" was joined by nobody, and dropped when nobody waited any more.
+    assert_eq!(Lab::told(&error.attempts), pairs(&[("a", "dropped")]));
+    assert_eq!(error.attempts[0].took, Duration::from_secs(2));
     let nobody = lab
         .matrix
         .fetch(event("$e"), via(&["me"]))
         .await
         .expect_err("only us");
     assert_eq!(nobody.kind, FetchErrorKind::NoServers);
+    lab.settle().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whose_patience_ends_is_told_of_the_others_requests_too() {
+    let lab = Lab::new();
+    lab.fake.server("a", Does::status(404));
+    lab.fake.server("b", Does::Hangs);
+    let patient = lab.matrix.fetch(event("$e"), via(&["a", "b"]).no_hedge());
+    let hasty = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let hasty = via(&["a", "b"]).patience(Duration::from_secs(2));
+        lab.matrix.fetch(event("$e"), hasty).await
+    };
+    let (patient, hasty) = tokio::join!(patient, hasty);
+    let hasty = hasty.expect_err("b hangs");
+    assert_eq!(hasty.kind, FetchErrorKind::Expired);
+    let expected = pairs(&[("a", "missing"), ("b", "dropped")]);
+    assert_eq!(Lab::told(&hasty.attempts), expected);
+    let patient = patient.expect_err("b hangs");
+    let expected = pairs(&[("a", "missing"), ("b", "timed_out")]);
+    assert_eq!(Lab::told(&patient.attempts), expected);
     lab.settle().await;
 }
 

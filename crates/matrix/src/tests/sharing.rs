@@ -142,6 +142,36 @@ async fn who_demands_less_is_not_the_worse_for_who_demands_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_stricter_caller_would_not_have_is_left_out_for_that_one_only() {
+    let lab = Lab::new();
+    let answer = pdus(&[is("$e", "whole"), is("$f", "cut")]);
+    lab.fake.server("a", Does::ok(answer).after(20));
+    let fetch = |opts| {
+        let key = Key::backfill(room(), [id("$e")], 10).expect("a key");
+        lab.matrix.fetch(key, opts)
+    };
+    let (strict, lenient) = tokio::join!(
+        fetch(via(&["a"]).checks(Checks::ALL)),
+        fetch(via(&["a"]).checks(Checks::REDACTED_TOO)),
+    );
+    let strict = strict.expect("salvaged");
+    assert_eq!((strict.events.len(), strict.bad.len()), (1, 1));
+    let lenient = lenient.expect("all of it");
+    assert_eq!((lenient.events.len(), lenient.bad.len()), (2, 0));
+    // Where nothing was left out, what they demanded makes no difference.
+    let before = lab.fake.asked().len();
+    lab.fake
+        .server("a", Does::ok(pdus(&[is("$e", "whole")])).after(20));
+    let (strict, lenient) = tokio::join!(
+        fetch(via(&["a"]).checks(Checks::ALL)),
+        fetch(via(&["a"]).checks(Checks::REDACTED_TOO)),
+    );
+    assert_eq!(strict.expect("whole").bytes, lenient.expect("whole").bytes);
+    assert_eq!(lab.fake.asked().len(), before + 1);
+    lab.settle().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_joins_and_would_ask_others_does() {
     let lab = Lab::new();
     lab.fake.server("a", Does::status(404).after(20));

@@ -3,7 +3,7 @@
 use super::fake::{Does, Lab, event, good, id, is, opts, pdus, room, via};
 use crate::{Ceilings, Checks, Key, Opts, Proof};
 use gannet_store::{MemoryConfig, MemoryStore};
-use ruma_common::RoomVersionId;
+use ruma_common::{RoomVersionId, owned_room_id};
 use std::sync::Arc;
 
 fn lab() -> Lab {
@@ -136,6 +136,72 @@ async fn the_version_is_asked_once_and_kept() {
         assert_eq!(paths.len(), outcome.attempts.len());
         assert!(paths.iter().flatten().eq(expected), "{paths:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_caller_errs_in_is_not_handed_to_another() {
+    let lab = lab();
+    let create = r#"{"id":"$create","is":"whole","version":"6"}"#;
+    let event_and_chain = format!(
+        "{{\"auth_chain\":[{create}],\"pdus\":[{}]}}",
+        is("$e", "whole")
+    );
+    lab.fake.server("a", Does::ok(event_and_chain));
+    let errs = via(&["a"]).version(RoomVersionId::V4);
+    lab.matrix.fetch(event("$e"), errs).await.expect("a has it");
+    lab.settle().await;
+    let pool = || Opts::new().pool(super::fake::names(&["a"]));
+    for (asked, stored) in [(3, false), (3, true)] {
+        let outcome = lab.matrix.fetch(event("$e"), pool()).await;
+        let outcome = outcome.expect("a has it");
+        assert_eq!(outcome.version, Some(RoomVersionId::V6));
+        assert_eq!(outcome.server.is_none(), stored);
+        assert_eq!(lab.fake.asked().len(), asked);
+        lab.settle().await;
+    }
+}
+
+/// In version 12 no auth chain need hold the event that created the room: its id is the room's.
+#[tokio::test(start_paused = true)]
+async fn a_room_that_is_its_creation_proves_its_version_by_it() {
+    let room = || owned_room_id!("!31hneApxJ_1o-63DmFrpeqnkFfWppnzWso1JvH3ogLM");
+    let create = id("$31hneApxJ_1o-63DmFrpeqnkFfWppnzWso1JvH3ogLM");
+    let said = |id: &str| format!(r#"{{"id":"{id}","is":"whole","version":"12"}}"#);
+    let of = |event| Key::event(room(), event).expect("a key");
+    let pool = || Opts::new().pool(super::fake::names(&["a"]));
+    let created = Does::ok(pdus(&[said(create.as_str())]));
+    let paths = |lab: &Lab| -> Vec<_> {
+        let log = lab.fake.log.lock().unwrap();
+        log.iter().map(|(_, path, _)| path.clone()).collect()
+    };
+    let chain = Key::auth_chain(room(), id("$e")).expect("a key");
+
+    let lab = Lab::new();
+    let turns = vec![created.clone(), Does::ok(good())];
+    lab.fake.server("a", Does::Turns(turns));
+    let outcome = lab.matrix.fetch(of(id("$e")), pool()).await;
+    assert_eq!(outcome.expect("a has it").version, Some(RoomVersionId::V12));
+    assert_eq!(
+        paths(&lab),
+        [of(create.clone()).wire().path, of(id("$e")).wire().path]
+    );
+
+    // The creation itself proves itself.
+    let lab = Lab::new();
+    lab.fake.server("a", created);
+    let outcome = lab.matrix.fetch(of(create.clone()), pool()).await;
+    assert_eq!(outcome.expect("a has it").version, Some(RoomVersionId::V12));
+    assert_eq!(lab.fake.asked().len(), 1);
+
+    // Who does not have it may have the chain.
+    let lab = Lab::new();
+    let in_chain = format!("{{\"auth_chain\":[{}]}}", said(create.as_str()));
+    let turns = vec![Does::status(404), Does::ok(in_chain), Does::ok(good())];
+    lab.fake.server("a", Does::Turns(turns));
+    let outcome = lab.matrix.fetch(of(id("$e")), pool()).await;
+    assert_eq!(outcome.expect("a has it").version, Some(RoomVersionId::V12));
+    let expected = [of(create), chain, of(id("$e"))].map(|key| key.wire().path);
+    assert_eq!(paths(&lab), expected);
 }
 
 #[tokio::test(start_paused = true)]

@@ -198,6 +198,9 @@ impl Flaw {
             | Self::UnknownRoomVersion(_)
             | Self::TooDeep { .. }
             | Self::TooManySignatures { .. }
+            | Self::Duplicate { .. }
+            // They are in rooms from before there was a bound, and servers hand them out.
+            | Self::TooMany { what: "prev_events" | "auth_events", .. }
             | Self::NotCanonical { lax: true, .. } => Blame::Nobody,
             _ => Blame::Answerer,
         }
@@ -282,6 +285,15 @@ mod tests {
             key: "ed25519:1".to_owned(),
         };
         assert_eq!(forged.blame(), Blame::Answerer);
+        let id = OwnedEventId::try_from("$e").unwrap();
+        assert_eq!(Flaw::Duplicate { id, first: 0 }.blame(), Blame::Nobody);
+        for (what, blame) in [
+            ("prev_events", Blame::Nobody),
+            ("auth_events", Blame::Nobody),
+            ("elements in a list", Blame::Answerer),
+        ] {
+            assert_eq!(Flaw::TooMany { what, max: 1 }.blame(), blame, "{what}");
+        }
         for (lax, blame) in [(true, Blame::Nobody), (false, Blame::Answerer)] {
             let why = NotCanonical::Float;
             assert_eq!(Flaw::NotCanonical { why, lax }.blame(), blame);

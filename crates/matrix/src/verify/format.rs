@@ -115,7 +115,8 @@ pub(super) fn said_hash(object: &CanonicalJsonObject) -> Result<Option<[u8; 32]>
 
 /// The servers that have to sign, each once, in order: the sender's, unless it invites by way of a
 /// third party; the event id's, where there is one; and that of the user who allowed a restricted
-/// join.
+/// join. (Not where anything but a join says that it was allowed: servers take such events without
+/// that signature, and whoever sent one would make forgers of all who hand it out.)
 pub(super) fn required_servers<'o>(
     object: &'o CanonicalJsonObject,
     fields: &'o Fields,
@@ -134,10 +135,12 @@ pub(super) fn required_servers<'o>(
         servers.extend(event_id.server_name());
     }
     const BY: &str = "join_authorised_via_users_server";
-    if rules
+    let checked = rules
         .ruma()
         .signatures
-        .check_join_authorised_via_users_server
+        .check_join_authorised_via_users_server;
+    if checked
+        && is_join(content, fields)
         && let Some(user) = text(content, BY)?
     {
         let user =
@@ -145,6 +148,12 @@ pub(super) fn required_servers<'o>(
         servers.insert(user.server_name());
     }
     Ok(servers)
+}
+
+fn is_join(content: &CanonicalJsonObject, fields: &Fields) -> bool {
+    let membership = content.get("membership");
+    &*fields.event_type == "m.room.member"
+        && membership.and_then(CanonicalJsonValue::as_str) == Some("join")
 }
 
 fn invites_by_third_party(content: &CanonicalJsonObject, fields: &Fields) -> Result<bool, Flaw> {

@@ -9,12 +9,26 @@ use super::{
     pdu::PDU_BYTES_MAX,
 };
 use ruma_common::{CanonicalJsonObject, CanonicalJsonValue};
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{
+    Serializer as _,
+    de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor},
+};
 use std::{cell::Cell, collections::btree_map::Entry, fmt, io};
 
 /// How deep arrays and objects may be nested, whatever the document: no event that servers accept
 /// comes near, and recursion to this depth is harmless.
 pub const DEPTH_MAX: usize = 100;
+
+/// The most memory that one value may take, in bytes: an event of [`PDU_BYTES_MAX`] that is made of
+/// nothing but the smallest of objects takes less, and with what servers add to real ones, too.
+const MEMORY_MAX: usize = 17 << 19;
+/// What a node of a map takes, and how many entries it has, if it is not the only one.
+const NODE: usize = 640;
+const ENTRIES: usize = 6;
+/// What an element of a list takes, which has room for as many again.
+const ELEMENT: usize = 64;
+/// What a text takes, beside its bytes.
+const ALLOCATED: usize = 16;
 
 /// The deepest nesting of arrays and objects.
 ///
@@ -53,10 +67,10 @@ pub fn depth(bytes: &[u8]) -> usize {
 /// says so.
 ///
 /// The caller bounds the size. Takes time in proportion to it. A value may take a hundred times the
-/// memory of its text, so reading ends where its canonical form is longer than that of any event.
+/// memory of its text, so reading ends where it would take more than the worst of events.
 pub fn parse_object(bytes: &[u8], lax: bool) -> Result<CanonicalJsonObject, Flaw> {
     let trouble = Cell::new(None);
-    let left = Cell::new(PDU_BYTES_MAX);
+    let left = Cell::new(MEMORY_MAX);
     let mut json = serde_json::Deserializer::from_slice(bytes);
     // Depth is counted as the parser descends, so this needs no look at the bytes beforehand.
     let read = ObjectSeed(At {
@@ -87,8 +101,8 @@ pub(super) fn not_json(error: &serde_json::Error) -> Flaw {
     }
 }
 
-/// How long the canonical form of `object` is, in bytes, without building it.
-pub(super) fn canonical_len(object: &CanonicalJsonObject) -> usize {
+/// How long the canonical form of `object` is without one of its fields, in bytes. Builds nothing.
+pub(super) fn canonical_len(object: &CanonicalJsonObject, without: Option<&str>) -> usize {
     struct Count(usize);
     impl io::Write for Count {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -99,8 +113,10 @@ pub(super) fn canonical_len(object: &CanonicalJsonObject) -> usize {
             Ok(())
         }
     }
+    let fields = (object.iter()).filter(|(key, _)| Some(key.as_str()) != without);
     let mut count = Count(0);
-    serde_json::to_writer(&mut count, object)
+    serde_json::Serializer::new(&mut count)
+        .collect_map(fields)
         .expect("a canonical value has text for keys, and the writer does not fail");
     count.0
 }
@@ -117,7 +133,7 @@ enum Trouble {
 #[derive(Clone, Copy)]
 struct At<'t> {
     told: &'t Cell<Option<Trouble>>,
-    /// Bytes that the canonical form may yet have.
+    /// Memory that may yet be taken.
     left: &'t Cell<usize>,
     depth: usize,
 }
@@ -128,7 +144,7 @@ impl At<'_> {
         E::custom("not canonical")
     }
 
-    /// The canonical form has so many bytes more, at least.
+    /// So much memory more is taken, about.
     fn takes<E: serde::de::Error>(self, bytes: usize) -> Result<(), E> {
         match self.left.get().checked_sub(bytes) {
             Some(left) => {
@@ -144,7 +160,6 @@ impl At<'_> {
         if self.depth == DEPTH_MAX {
             return Err(self.fail(Trouble::Deep));
         }
-        self.takes(2)?;
         let depth = self.depth + 1;
         Ok(Self { depth, ..self })
     }
@@ -163,8 +178,12 @@ fn read_map<'de, A: MapAccess<'de>>(
     let at = at.down()?;
     let mut object = CanonicalJsonObject::new();
     while let Some(key) = map.next_key::<String>()? {
-        // Its quotes, and the colon.
-        at.takes(key.len() + 3)?;
+        let entry = if object.is_empty() {
+            NODE
+        } else {
+            NODE / ENTRIES
+        };
+        at.takes(entry + ALLOCATED + key.len())?;
         match object.entry(key) {
             Entry::Vacant(place) => {
                 place.insert(map.next_value_seed(ValueSeed(at))?);
@@ -212,18 +231,15 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
         f.write_str("a value")
     }
 
-    fn visit_unit<E: serde::de::Error>(self) -> Result<Self::Value, E> {
-        self.0.takes("null".len())?;
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
         Ok(CanonicalJsonValue::Null)
     }
 
-    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Self::Value, E> {
-        self.0.takes("true".len())?;
+    fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
         Ok(CanonicalJsonValue::Bool(value))
     }
 
     fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Self::Value, E> {
-        self.0.takes(1)?;
         value
             .try_into()
             .map(CanonicalJsonValue::Integer)
@@ -231,7 +247,6 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
     }
 
     fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Self::Value, E> {
-        self.0.takes(1)?;
         value
             .try_into()
             .map(CanonicalJsonValue::Integer)
@@ -249,7 +264,7 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
     }
 
     fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Self::Value, E> {
-        self.0.takes(value.len() + 2)?;
+        self.0.takes(ALLOCATED + value.len())?;
         Ok(CanonicalJsonValue::String(value.to_owned()))
     }
 
@@ -257,6 +272,7 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
         let at = self.0.down()?;
         let mut values = Vec::new();
         while let Some(value) = seq.next_element_seed(ValueSeed(at))? {
+            at.takes(ELEMENT)?;
             values.push(value);
         }
         Ok(CanonicalJsonValue::Array(values))
@@ -302,15 +318,15 @@ mod tests {
     #[test]
     fn what_would_be_larger_than_any_event_is_not_built() {
         for (piece, count, is_read) in [
-            ("[]", 30_000, true),
-            ("[]", 40_000, false),
-            ("{\"\":0}", 10_000, true),
-            ("{\"\":0}", 20_000, false),
-            ("\"\"", 30_000, true),
-            ("null", 20_000, false),
-            ("false", 15_000, true),
-            // What is escaped, or between things, does not count.
-            ("\"\\u0061\"        ", 20_000, true),
+            ("[]", 130_000, true),
+            ("[]", 140_000, false),
+            ("{\"\":0}", PDU_BYTES_MAX / 7, true),
+            ("{\"\":0}", 2 * PDU_BYTES_MAX / 7, false),
+            ("\"\"", 100_000, true),
+            ("\"\"", 120_000, false),
+            ("null", 130_000, true),
+            // What is between things does not count.
+            ("null        ", 130_000, true),
         ] {
             let list = vec![piece; count].join(",");
             let text = format!("{{\"a\":[{list}]}}");
@@ -354,7 +370,7 @@ mod tests {
         ] {
             let object = parse_object(text.as_bytes(), false).unwrap();
             assert_eq!(serde_json::to_string(&object).unwrap(), want);
-            assert_eq!(canonical_len(&object), want.len());
+            assert_eq!(canonical_len(&object, None), want.len());
         }
     }
 

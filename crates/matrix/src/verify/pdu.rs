@@ -30,7 +30,8 @@ use ruma_signatures::{Verified, content_hash};
 use sha2::{Digest, Sha256};
 use std::fmt;
 
-/// How large a PDU may be as canonical JSON, in bytes, with everything that is in it.
+/// How large a PDU may be as canonical JSON, in bytes; without `unsigned`, in which whoever hands it out
+/// puts what is not its maker's.
 pub const PDU_BYTES_MAX: usize = 65_536;
 
 /// How large a PDU may be as it comes, in bytes: white space and escapes may make it larger than its
@@ -107,7 +108,7 @@ impl Pdu {
     fn of_object(raw: Bytes, object: &CanonicalJsonObject, rules: Rules) -> Result<Self, Flaw> {
         // A canonical form is never longer than what it is the form of.
         if raw.len() > PDU_BYTES_MAX {
-            let bytes = canonical_len(object);
+            let bytes = canonical_len(object, Some("unsigned"));
             if bytes > PDU_BYTES_MAX {
                 return Err(too_large(bytes, PDU_BYTES_MAX));
             }
@@ -179,7 +180,8 @@ impl Pdu {
     /// must be one. From room version 5 on, a key is valid if it was when the event says that it was
     /// sent. The verdict is that of `ruma_signatures::verify_event` with the keys that are valid, but
     /// stricter in one thing: an event that no particular server must sign (an invitation by way of a
-    /// third party) needs one signature that fits all the same.
+    /// third party) needs one signature that fits all the same; and laxer in another: that somebody
+    /// allowed a join must be signed for joins only, as the specification has it.
     ///
     /// Costs one check of an ed25519 signature (some 40 µs) for each key that is known.
     pub fn check(&self, keys: &KeySet) -> Result<Proof, Flaw> {

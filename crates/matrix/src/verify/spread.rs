@@ -2,22 +2,25 @@
 
 use std::{panic, sync::Mutex, thread};
 
-/// How many things a thread takes at once.
-const TAKE: usize = 16;
+/// A thread is started for no fewer things than these.
+const EACH_MIN: usize = 16;
+/// A thread takes this part of its share of what is left, so that it comes rarely while there is much, and
+/// all end at about the same time (guided self-scheduling; Polychronopoulos and Kuck, 1987).
+const SHARE_PART: usize = 4;
 
 /// Applies `work` to each of `items`, on `threads` threads (this one among them), and returns what
 /// came out in the order of the items.
 ///
 /// Threads are started for the call and are gone when it returns; few items are worked off on this
-/// one. Whichever thread is free takes the next few items, so one that is slow holds up nothing else.
-/// A panic of `work` is passed on.
+/// one. Whichever thread is free takes the next items, the fewer the fewer are left, so one that is slow
+/// holds up nothing else. A panic of `work` is passed on.
 pub fn spread<T, R>(items: Vec<T>, threads: usize, work: impl Fn(T) -> R + Sync) -> Vec<R>
 where
     T: Send,
     R: Send,
 {
     let len = items.len();
-    let threads = threads.min(len.div_ceil(TAKE));
+    let threads = threads.min(len.div_ceil(EACH_MIN));
     if threads <= 1 {
         return items.into_iter().map(work).collect();
     }
@@ -28,7 +31,8 @@ where
             let (first, taken): (usize, Vec<T>) = {
                 let mut queue = queue.lock().expect("nobody panics while holding it");
                 let first = queue.0;
-                let taken: Vec<T> = queue.1.by_ref().take(TAKE).collect();
+                let take = queue.1.len() / (SHARE_PART * threads);
+                let taken: Vec<T> = queue.1.by_ref().take(take.max(1)).collect();
                 queue.0 += taken.len();
                 (first, taken)
             };

@@ -165,7 +165,7 @@ async fn alone(hostile: &Hostile<'_>, lie: &Lie, how: How, key: &Key) {
     // Far more than the longest bound in play.
     assert!(*took < PATIENCE, "{what}: {error}");
     let kind = match how {
-        How::Bad => FetchErrorKind::Unverified,
+        How::Bad | How::Unproven => FetchErrorKind::Unverified,
         How::Missing | How::Forbidden | How::Empty => FetchErrorKind::Missing,
         _ => FetchErrorKind::Exhausted,
     };
@@ -173,7 +173,7 @@ async fn alone(hostile: &Hostile<'_>, lie: &Lie, how: How, key: &Key) {
     assert_eq!(asker.wire.sends().len(), 1, "{what}: asked again");
     // The worse for faults and forgeries only.
     let state = match how {
-        How::Missing | How::Forbidden | How::Empty => "healthy",
+        How::Missing | How::Forbidden | How::Empty | How::Unproven => "healthy",
         How::Busy => "throttled",
         _ => "degraded",
     };

@@ -147,11 +147,15 @@ pub(crate) fn lies() -> Vec<Lie> {
         forger("unsigned", "no signature of", |_, truth| {
             each(truth, |pdu| pdu["signatures"] = json!({}))
         }),
-        forger("twice", "", |_, mut truth| {
-            let all = pdus(&mut truth);
-            all.extend(all.clone());
-            Script::json(truth.to_string())
-        }),
+        // No forgery: honest servers have been seen to do that.
+        Lie {
+            many: How::Unproven,
+            ..forger("twice", "", |_, mut truth| {
+                let all = pdus(&mut truth);
+                all.extend(all.clone());
+                Script::json(truth.to_string())
+            })
+        },
         forger("float", "canonical JSON", |_, truth| {
             each(truth, |pdu| pdu["content"]["n"] = 1.5.into())
         }),

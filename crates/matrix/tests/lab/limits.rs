@@ -7,6 +7,7 @@ use gannet_matrix::{Ceilings, Key};
 use std::{num::NonZeroU32, time::Duration};
 
 const STORM: usize = 100;
+const STORMS_MAX: usize = 20;
 /// What the engine may take to hear of a refusal, on a machine with other work.
 const REACTION: Duration = Duration::from_millis(500);
 
@@ -47,9 +48,14 @@ pub(crate) async fn whoever_is_refused_waits(world: &World) {
     let mut ceilings = Ceilings::default();
     ceilings.per_server_max = STORM as u32;
     let asker = world.asker(None, ceilings);
-    storm(world, &asker).await;
+    // On a busy machine a storm may come as a breeze: the next finds its connections open.
+    let mut storms = 0;
+    while storms < STORMS_MAX && refused(&asker) == 0 {
+        storm(world, &asker).await;
+        storms += 1;
+    }
     let refusals = refused(&asker);
-    assert!(refusals > 0, "nobody was refused");
+    assert!(refusals > 0, "nobody was refused in {storms} storms");
     let sends = asker.wire.sends();
     for refusal in &sends {
         let Some((at, Some(error))) = &refusal.end else {
@@ -67,6 +73,6 @@ pub(crate) async fn whoever_is_refused_waits(world: &World) {
         assert_eq!(early.count(), 0, "asked again too early");
     }
     // Each request was made because it was wanted, or because one had been refused.
-    assert_eq!(sends.len(), STORM + refusals);
+    assert_eq!(sends.len(), storms * STORM + refusals);
     assert!(refusals <= 3 * STORM, "{refusals} refusals");
 }

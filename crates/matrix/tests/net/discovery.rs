@@ -1,11 +1,14 @@
 //! Finding servers.
 
 use super::{
-    ask_names, config, lead,
-    server::{Asked, Ca, Reply, Server},
+    ask_names, config, lead, roots,
+    server::{Asked, Reply, Server},
 };
 use gannet_matrix::net::{Discovery, Federation, NetConfig, ResolveErrorKind, Rule};
-use gannet_testkit::peers::{Dnsmasq, Zone};
+use gannet_testkit::{
+    peers::{Dnsmasq, Zone},
+    tls::Ca,
+};
 use http::Method;
 use ruma_common::{OwnedServerName, ServerName};
 use std::{net::IpAddr, time::Duration};
@@ -232,7 +235,7 @@ async fn nothing_private_is_touched() {
     let ca = Ca::new();
     let server = Server::start(&ca, &["a.test", "127.0.0.1"], |_| Reply::text(200, "{}")).await;
     let mut config = NetConfig::default();
-    config.roots = ca.roots();
+    config.roots = roots(&ca);
     let zone = Zone::new().host("a.test", server.addr.ip());
     let dns = Dnsmasq::start(&zone);
     ask_names(&mut config, &dns);
@@ -285,4 +288,23 @@ async fn looked_for_once() {
     discovery.forget(&server);
     discovery.resolve(&server).await.unwrap();
     assert_eq!(well_known.asked().len(), 3);
+}
+
+/// A host that is silent at the port of well-knowns, and well at that of federation; and somebody who has
+/// less time than it takes to find that out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_search_that_nobody_waits_for_comes_to_its_end() {
+    let ca = Ca::new();
+    let federation = Server::start(&ca, &["a.test"], |_| Reply::text(200, "{}")).await;
+    let well_known = Server::start(&ca, &["a.test"], |_| Reply::Hang).await;
+    let mut config = config(&ca);
+    config.well_known_timeout = Duration::from_secs(1);
+    lead(&mut config, "a.test", &well_known, &federation);
+    let discovery = Discovery::new(&config).unwrap();
+    let server = name("a.test");
+    let hasty = tokio::time::timeout(Duration::from_millis(100), discovery.resolve(&server));
+    hasty.await.unwrap_err();
+    let found = discovery.resolve(&server).await.unwrap();
+    assert_eq!(found.rule, Rule::Fallback);
+    assert_eq!(well_known.asked().len(), 1, "not begun anew");
 }

@@ -2,7 +2,7 @@
 
 use super::{
     config, lead,
-    server::{Asked, Ca, Reply, Server},
+    server::{Asked, Reply, Server},
 };
 use bytes::Bytes;
 use gannet::engine::{End, Fault};
@@ -14,6 +14,7 @@ use gannet_matrix::{
         xmatrix::{Request, XMatrix},
     },
 };
+use gannet_testkit::tls::Ca;
 use http::Method;
 use ruma_common::{CanonicalJsonValue, OwnedServerName, ServerName};
 use std::{sync::Arc, time::Duration};

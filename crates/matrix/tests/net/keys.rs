@@ -2,16 +2,18 @@
 
 use super::{
     config,
-    server::{Asked, Ca, Reply, Server},
+    server::{Asked, Reply, Server},
 };
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use gannet_matrix::{
+    KeySource as _,
     net::{Federation, KeyRing, KeyRingConfig, NetConfig},
     verify::{
         keyset::{KeyAt, KeysWanted, PublicKey},
         sign::SigningKey,
     },
 };
+use gannet_testkit::tls::Ca;
 use ruma_common::{CanonicalJsonObject, OwnedServerName, ServerName};
 use serde_json::{Value, json};
 use std::{
@@ -116,6 +118,26 @@ async fn found(ring: &KeyRing, server: &str, key: &SigningKey, at_ms: u64) {
     let known = keys.set.key(&server, key.id(), i64::try_from(at_ms).ok());
     let expected = PublicKey::new(key.public_key());
     assert_eq!(known, KeyAt::Valid(&expected));
+}
+
+/// Whoever checks an answer has less time than the ring. What the ring was asked must come to its end all the
+/// same, or every answer that holds an event of a silent server would be held up by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_server_is_waited_for_once() {
+    let ca = Ca::new();
+    let a = start(&ca, "a.test", |_, _| Reply::Hang).await;
+    let mut net = config(&ca);
+    net.overrides.give("a.test", a.port(), a.addr);
+    let mut config = KeyRingConfig::default();
+    config.timeout = Duration::from_secs(1);
+    let ring = ring(&net, config);
+    let wanted = wanted(&named("a.test", &a), "ed25519:1", 0);
+    let keys = ring.keys(wanted.clone(), Duration::from_millis(100)).await;
+    assert!(keys.is_empty());
+    for _ in 0..3 {
+        let why = lacking(&ring, &wanted).await;
+        assert_eq!(a.asked().len(), 1, "{why}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

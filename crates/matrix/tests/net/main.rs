@@ -6,17 +6,22 @@ mod federation;
 mod keys;
 mod server;
 
-use gannet_matrix::net::{AddressPolicy, NetConfig};
-use gannet_testkit::peers::Dnsmasq;
-use server::{Ca, Server};
+use gannet_matrix::net::{AddressPolicy, NetConfig, Roots};
+use gannet_testkit::{peers::Dnsmasq, tls::Ca};
+use server::Server;
 use std::time::Duration;
+
+/// This authority, and no other.
+fn roots(ca: &Ca) -> Roots {
+    Roots::Only(vec![ca.der()])
+}
 
 /// As tests need it: loopback is allowed, and nothing takes long.
 fn config(ca: &Ca) -> NetConfig {
     let mut config = NetConfig::default();
     let loopback = ["127.0.0.1", "::1"].map(|ip| ip.parse().unwrap());
     config.policy = AddressPolicy::allowing(loopback);
-    config.roots = ca.roots();
+    config.roots = roots(ca);
     // Nobody answers there: names are given, unless a test has a name server.
     config.name_server = Some("127.0.0.1:1".parse().unwrap());
     config.dns_timeout = Duration::from_millis(20);

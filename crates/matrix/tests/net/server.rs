@@ -2,14 +2,12 @@
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use gannet_testkit::tls::Ca;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header::HOST};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::{ServerConfig, crypto::ring};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::{
     convert::Infallible,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -21,45 +19,6 @@ use std::{
 };
 use tokio::{net::TcpListener, task::JoinHandle, time};
 use tokio_rustls::TlsAcceptor;
-
-/// An authority that issues certificates.
-pub(crate) struct Ca {
-    issuer: Issuer<'static, KeyPair>,
-    der: CertificateDer<'static>,
-}
-
-impl Ca {
-    pub(crate) fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let der = params.self_signed(&key).unwrap().der().clone();
-        Self {
-            issuer: Issuer::new(params, key),
-            der,
-        }
-    }
-
-    pub(crate) fn roots(&self) -> gannet_matrix::net::Roots {
-        gannet_matrix::net::Roots::Only(vec![self.der.clone()])
-    }
-
-    /// A server's configuration with a certificate for these names and addresses.
-    fn config(&self, names: &[&str]) -> Arc<ServerConfig> {
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(names).unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key)
-            .unwrap();
-        Arc::new(config)
-    }
-}
 
 /// What a server was asked.
 #[derive(Clone, Debug)]
@@ -144,7 +103,7 @@ impl Server {
     ) -> Self {
         let listener = TcpListener::bind((ip, 0)).await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let acceptor = TlsAcceptor::from(ca.config(names));
+        let acceptor = TlsAcceptor::from(ca.server(names));
         let handler: Arc<Handler> = Arc::new(handler);
         let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
         let connections: Arc<AtomicUsize> = Arc::default();

@@ -137,7 +137,7 @@ fn good_pdus_are_kept_and_bad_ones_named() {
             [
                 (3, Some(id(&pdus[3])), Blame::Answerer),
                 (7, None, Blame::Answerer),
-                (11, Some(id(&pdus[10])), Blame::Answerer),
+                (11, Some(id(&pdus[10])), Blame::Nobody),
                 (13, Some(id(&pdus[13])), Blame::Answerer),
                 (17, Some(id(&pdus[17])), Blame::Nobody),
                 (19, Some(id(&pdus[19])), Blame::Answerer),

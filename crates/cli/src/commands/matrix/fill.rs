@@ -93,7 +93,7 @@ pub(super) async fn run(flags: &Flags, args: &FillArgs) -> Result {
         ..Limits::default()
     };
     let fill = Fill {
-        room: room.clone(),
+        room,
         from: args.from.clone(),
         to: args.to.clone(),
         goal: args.goal(),
@@ -105,14 +105,10 @@ pub(super) async fn run(flags: &Flags, args: &FillArgs) -> Result {
     let (broke, broken) = oneshot::channel();
     let mut broke = Some(broke);
     let tell = |news: News<'_>| match news {
-        News::Recovered(recovered) => {
-            let version = flags.room_version.clone();
-            let version = version.or_else(|| service.matrix.version_of(&room));
-            match out.put(&recovered, version.as_ref()) {
-                Ok(()) => progress.found(recovered.timeline),
-                Err(error) => drop(broke.take().map(|broke| broke.send(error))),
-            }
-        }
+        News::Recovered(recovered) => match out.put(&recovered) {
+            Ok(()) => progress.found(recovered.timeline),
+            Err(error) => drop(broke.take().map(|broke| broke.send(error))),
+        },
         News::Answered {
             ask,
             attempts,
@@ -269,7 +265,7 @@ impl Out {
         })
     }
 
-    fn put(&mut self, recovered: &Recovered, version: Option<&RoomVersionId>) -> io::Result<()> {
+    fn put(&mut self, recovered: &Recovered) -> io::Result<()> {
         let text = String::from_utf8_lossy(&recovered.raw);
         let pdu = RawValue::from_string(show::in_one_line(&text).into_owned())?;
         let line = Line {
@@ -277,7 +273,7 @@ impl Out {
             proof: recovered.proof.name(),
             server: recovered.server.as_ref().map(|server| server.as_str()),
             timeline: recovered.timeline,
-            room_version: version.map(RoomVersionId::as_str),
+            room_version: recovered.version.as_ref().map(RoomVersionId::as_str),
             pdu: &pdu,
         };
         serde_json::to_writer(&mut self.lines, &line)?;

@@ -92,10 +92,10 @@ pub(super) async fn run(
 fn give(flags: &Flags, key: &Key, outcome: &Outcome) -> Result {
     if flags.json {
         let shown = show::outcome_json(key, outcome);
-        return line(&shown.map_err(|why| Error::new(Exit::Failure, why))?);
+        return show::raw_line(&shown.map_err(|why| Error::new(Exit::Failure, why))?);
     }
     if !flags.quiet {
-        show::tell(outcome);
+        show::tell(key, outcome);
     }
     // What was examined is JSON, and so text.
     show::raw_line(&String::from_utf8_lossy(&outcome.bytes))
@@ -106,7 +106,7 @@ fn refuse(flags: &Flags, key: &Key, error: &FetchError) -> Result {
         line(&show::failure_json(key, error))?;
     } else if !flags.quiet {
         for attempt in &error.attempts {
-            note(&show::attempt(attempt));
+            note(&show::attempt(attempt, key.op()));
         }
     }
     Err(show::error(error))

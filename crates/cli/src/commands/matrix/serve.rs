@@ -214,8 +214,13 @@ impl Api {
 
     fn admits(&self, headers: &HeaderMap) -> bool {
         let shown = headers.get(header::AUTHORIZATION);
-        let token = shown.and_then(|shown| shown.as_bytes().strip_prefix(b"Bearer "));
-        token.is_some_and(|token| Sha256::digest(token).as_slice() == self.token)
+        let Some((scheme, token)) =
+            shown.and_then(|shown| shown.as_bytes().split_at_checked("Bearer ".len()))
+        else {
+            return false;
+        };
+        // Schemes are written in either case (RFC 9110).
+        scheme.eq_ignore_ascii_case(b"Bearer ") && Sha256::digest(token).as_slice() == self.token
     }
 
     async fn fetch(&self, op: &str, query: &str) -> Answer {

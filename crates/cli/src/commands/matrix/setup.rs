@@ -6,11 +6,15 @@ use crate::{
     output::note,
 };
 use gannet_matrix::{
-    Builder, Ceilings, Matrix,
+    Builder, Ceilings, GivenKeys, Matrix,
     net::{AddressPolicy, Federation, Homeserver, KeyRing, KeyRingConfig, NetConfig, Roots, Sign},
-    verify::sign::SigningKey,
+    verify::{
+        keyset::{KeySet, VerifyKey},
+        sign::SigningKey,
+    },
 };
 use gannet_store::{BlobStore as _, DiskConfig, DiskStore, StoreError};
+use ruma_common::ServerName;
 use std::{
     fs::{self, File},
     io::Read as _,
@@ -42,9 +46,12 @@ impl Service {
                      is signing_key_path in homeserver.yaml",
                 ));
         };
-        let sign = Homeserver::new(name.clone(), signing_key(key)?);
+        let key = signing_key(key)?;
+        let own = own_keys(name, &key);
+        let sign = Homeserver::new(name.clone(), key);
         let federation = federation(flags, Some(Arc::new(sign)))?;
         let ring = ring(flags, federation.clone())?;
+        let keys = GivenKeys::new(own, Arc::new(ring));
         let store = match &flags.store {
             Some(dir) => Some(Arc::new(open_store(dir).await?)),
             None => None,
@@ -52,7 +59,7 @@ impl Service {
         let builder = Builder::new(
             name.clone(),
             Arc::new(federation),
-            Arc::new(ring),
+            Arc::new(keys),
             Ceilings::default(),
         );
         let mut builder = builder.deny(flags.deny.iter().cloned());
@@ -70,6 +77,17 @@ impl Service {
             store.close().await;
         }
     }
+}
+
+/// What the homeserver itself signs with: its name need not lead to it from here.
+fn own_keys(name: &ServerName, key: &SigningKey) -> KeySet {
+    let mut own = KeySet::new();
+    let public = VerifyKey {
+        bytes: key.public_key(),
+        valid_until_ms: u64::MAX,
+    };
+    own.insert_key(name, key.id(), public);
+    own
 }
 
 /// The network, with or without a name to sign with.

@@ -6,7 +6,7 @@ use crate::{
     exit::{Error, Exit, Result},
     output::{line, note},
 };
-use gannet_matrix::{Attempt, BadEvent, FetchError, FetchErrorKind, How, Key, Outcome, Proof};
+use gannet_matrix::{Attempt, BadEvent, FetchError, FetchErrorKind, How, Key, Op, Outcome, Proof};
 use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
 use std::{borrow::Cow, fmt::Write as _, io::IsTerminal as _};
@@ -81,11 +81,15 @@ pub(super) const fn proved(proof: Proof) -> &'static str {
     }
 }
 
-/// One request, for people.
-pub(super) fn attempt(attempt: &Attempt) -> String {
+/// One request, for people; `asked` is what all of it is about.
+pub(super) fn attempt(attempt: &Attempt, asked: Op) -> String {
     let how = attempt.how.name().replace('_', " ");
+    let what = match attempt.op == asked {
+        true => "",
+        false => " (for the room's version)",
+    };
     let mut text = format!(
-        "{}: {how} after {} ms",
+        "{}{what}: {how} after {} ms",
         plain(attempt.server.as_str()),
         attempt.took.as_millis()
     );
@@ -99,6 +103,7 @@ fn attempts_json(attempts: &[Attempt]) -> Value {
     let each = attempts.iter().map(|attempt| {
         json!({
             "server": attempt.server,
+            "op": attempt.op.name(),
             "how": attempt.how.name(),
             "ms": u64::try_from(attempt.took.as_millis()).unwrap_or(u64::MAX),
             "detail": attempt.detail,
@@ -194,9 +199,9 @@ pub(super) fn name(kind: FetchErrorKind) -> &'static str {
 }
 
 /// Tells of an outcome: who failed, who answered, what was proved.
-pub(super) fn tell(outcome: &Outcome) {
+pub(super) fn tell(key: &Key, outcome: &Outcome) {
     for one in &outcome.attempts {
-        note(&attempt(one));
+        note(&attempt(one, key.op()));
     }
     if outcome.server.is_none() {
         note("from the store");

@@ -103,11 +103,11 @@ async fn the_next_source_is_asked_and_the_error_says_why() {
     );
     let text = error.to_string();
     assert!(
-        text.contains("source 1: Failed(Refused): as the script says"),
+        text.contains("source 1: it refused: as the script says"),
         "{text}"
     );
     assert!(
-        text.contains("source 5: Failed(Local): the transport panicked"),
+        text.contains("source 5: our own side failed: the transport panicked"),
         "{text}"
     );
     end(fetcher).await;

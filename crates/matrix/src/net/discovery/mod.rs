@@ -21,7 +21,9 @@ use self::{
     step::roughly,
     world::{PlaceError, Real, World},
 };
-use super::{BadConfig, NetConfig, RefusedAddress, dial::Dialer, flights::Flights, lru::Lru};
+use super::{
+    BadConfig, NetConfig, RefusedAddress, dial::Dialer, dns::DnsError, flights::Flights, lru::Lru,
+};
 use futures_util::{FutureExt, StreamExt, stream};
 use ruma_common::{OwnedServerName, ServerName};
 use rustls_pki_types::ServerName as CertName;
@@ -177,7 +179,13 @@ impl Discovery {
         }
     }
 
-    /// Where a server is. Dropping the future gives the search up, unless others wait for it too.
+    /// Where a server is.
+    ///
+    /// # Cancellation
+    ///
+    /// A search goes on when nobody waits for it any more, within its own time: those who have less than it
+    /// takes (a host that is silent at the port of well-knowns, and well at that of federation) find what
+    /// came of it the next time, and do not begin it anew for ever.
     ///
     /// # Errors
     ///
@@ -190,8 +198,16 @@ impl Discovery {
         }
         let shared = self.shared.clone();
         let name = server.to_owned();
-        let begin = move || async move { shared.find(&name, false).await }.boxed();
-        self.shared.flights.join(server.to_owned(), begin).await
+        let mut begun = false;
+        let begin = || {
+            begun = true;
+            async move { shared.find(&name, false).await }.boxed()
+        };
+        let flight = self.shared.flights.join(server.to_owned(), begin);
+        if begun {
+            tokio::spawn(flight.clone());
+        }
+        flight.await
     }
 
     /// Looks for a server whatever is remembered, and tells every step; what it finds is remembered.
@@ -271,16 +287,27 @@ impl Shared {
     ) -> Result<(Target, Vec<SocketAddr>, Duration), ResolveErrorKind> {
         let mut machine = Machine::new(server, seed);
         let mut lasts = Duration::MAX;
+        let mut silence = Silence::default();
         let target = loop {
             match machine.next() {
                 Next::WellKnown { host } => {
-                    let kept = self.well_known(&host, afresh, steps).await;
+                    let (kept, silent) = self.well_known(&host, afresh, steps).await;
+                    silence.well_known = silent;
                     lasts = lasts.min(kept.until.saturating_duration_since(Instant::now()));
                     machine.tell_well_known(kept.result.ok());
+                }
+                Next::Services { name } if silence.services => {
+                    steps.push(Step {
+                        what: format!("SRV {name}"),
+                        came: Err("not asked for: name servers keep silent".to_owned()),
+                        took: Duration::ZERO,
+                    });
+                    machine.tell_services(Vec::new());
                 }
                 Next::Services { name } => {
                     let started = Instant::now();
                     let looked = self.world.services(&name).await;
+                    silence.services = matches!(looked, Err(DnsError::TimedOut(_)));
                     let came = match &looked {
                         Ok(looked) if looked.found.is_empty() => Err("none".to_owned()),
                         Ok(looked) => Ok(shown(&looked.found)),
@@ -304,10 +331,11 @@ impl Shared {
                 Next::Dead(dead) => return Err(ResolveErrorKind::NoSuchServer(dead.to_string())),
             }
         };
+        let ask = !silence.is_total();
         let mut looks = stream::iter(target.places.clone())
             .map(|place| async move {
                 let started = Instant::now();
-                let looked = self.world.addresses(&place).await;
+                let looked = self.world.addresses(&place, ask).await;
                 (place, looked, started.elapsed())
             })
             .buffered(PLACES_AT_ONCE_MAX);
@@ -353,7 +381,8 @@ impl Shared {
     }
 
     /// What the well-known of a host says, from memory if that still holds.
-    async fn well_known(&self, host: &str, afresh: bool, steps: &mut Vec<Step>) -> Kept {
+    /// And whether name servers kept silent about that host just now.
+    async fn well_known(&self, host: &str, afresh: bool, steps: &mut Vec<Step>) -> (Kept, bool) {
         let before = locked(&self.well_knowns).get(host).cloned();
         let now = Instant::now();
         if let Some(kept) = &before
@@ -371,7 +400,7 @@ impl Shared {
                 },
                 took: Duration::ZERO,
             });
-            return kept.clone();
+            return (kept.clone(), false);
         }
         let look = self.world.well_known(host).await;
         steps.extend(look.steps);
@@ -390,6 +419,7 @@ impl Shared {
                 took: Duration::ZERO,
             });
         }
+        let silent = matches!(look.result, Err(wellknown::Useless::Silence(_)));
         let kept = Kept::after(before.as_ref(), look.result, &keeping, Instant::now());
         if kept.is_old() {
             steps.push(Step {
@@ -403,7 +433,24 @@ impl Shared {
             });
         }
         locked(&self.well_knowns).insert(host.to_owned(), kept.clone());
-        kept
+        (kept, silent)
+    }
+}
+
+/// Which questions name servers did not answer in the course of one search, for each of which they had all the
+/// time that there is: not to be waited for three times in a row.
+#[derive(Clone, Copy, Debug, Default)]
+struct Silence {
+    /// That for the address of the well-known.
+    well_known: bool,
+    /// That for SRV records: the deprecated ones are of the same zone.
+    services: bool,
+}
+
+impl Silence {
+    /// Whether nothing at all was answered.
+    fn is_total(self) -> bool {
+        self.well_known && self.services
     }
 }
 

@@ -11,6 +11,9 @@ use futures_util::future::BoxFuture;
 use http::StatusCode;
 use std::collections::BTreeMap;
 
+/// What a question takes that nobody answers.
+const QUESTION: Duration = Duration::from_secs(6);
+
 type Told = Result<(&'static str, u64), Useless>;
 
 /// What the world says, and how often it was asked.
@@ -20,6 +23,8 @@ struct Says {
     /// Addresses, and for how many seconds they hold; hangs where there is nothing.
     addresses: Option<Result<(&'static str, u64), DnsError>>,
     services: Vec<Service>,
+    /// Whether nobody answers a question for services.
+    services_silent: bool,
     asked: BTreeMap<&'static str, u32>,
 }
 
@@ -51,17 +56,31 @@ impl World for Scripted {
 
     fn services<'a>(&'a self, _: &'a str) -> Looking<'a, Vec<Service>> {
         self.count("services");
-        let found = locked(&self.0).services.clone();
+        let says = locked(&self.0);
+        let (found, silent) = (says.services.clone(), says.services_silent);
         let lasts = Duration::MAX;
-        async move { Ok(Looked { found, lasts }) }.boxed()
+        async move {
+            match silent {
+                true => Err(DnsError::TimedOut(QUESTION)),
+                false => Ok(Looked { found, lasts }),
+            }
+        }
+        .boxed()
     }
 
     fn addresses<'a>(
         &'a self,
         place: &'a Place,
+        ask: bool,
     ) -> BoxFuture<'a, Result<Looked<Vec<SocketAddr>>, PlaceError>> {
-        self.count("addresses");
-        let says = locked(&self.0).addresses.clone();
+        let silent = Err(DnsError::Silent);
+        let says = match ask {
+            true => {
+                self.count("addresses");
+                locked(&self.0).addresses.clone()
+            }
+            false => Some(silent),
+        };
         let (host, port) = match place {
             Place::Addr(addr) => (addr.ip().to_string(), addr.port()),
             Place::Name(host, port) => (host.clone(), *port),
@@ -178,6 +197,40 @@ async fn name_servers_that_hang_are_not_waited_for() {
     let error = resolve(&discovery).await.unwrap_err();
     let timeout = NetConfig::default().resolve_timeout;
     assert_eq!(error.kind, ResolveErrorKind::TimedOut(timeout));
+}
+
+/// Three questions that nobody answers, six seconds each, are longer than whoever asks has time.
+#[tokio::test(start_paused = true)]
+async fn silent_name_servers_are_not_asked_again_and_again() {
+    let silence = || Some(Err(Useless::Silence("nobody answers".into())));
+    for (well_known, addresses, asked) in [
+        // Nobody answered anything.
+        (silence(), Err(DnsError::TimedOut(QUESTION)), (1, 0)),
+        // Those for the address do answer, and others do not know SRV.
+        (None, Ok(("1.1.1.1", 60)), (1, 1)),
+    ] {
+        let found = addresses.is_ok();
+        let (world, discovery) = discovery(Says {
+            well_known,
+            addresses: Some(addresses),
+            services_silent: true,
+            ..Says::default()
+        });
+        let answer = resolve(&discovery).await;
+        assert_eq!(
+            (world.asked("services"), world.asked("addresses")),
+            asked,
+            "{answer:?}"
+        );
+        match answer {
+            Ok(resolved) => assert!(found && resolved.rule == Rule::Fallback, "{resolved:?}"),
+            Err(error) => {
+                assert!(!found, "{error}");
+                let said = error.to_string();
+                assert!(said.ends_with("name servers keep silent"), "{said}");
+            }
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

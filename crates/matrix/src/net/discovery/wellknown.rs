@@ -36,6 +36,9 @@ pub(crate) enum Useless {
     /// It could not be had at all: it may be there.
     #[error("{0}")]
     Unreachable(String),
+    /// Name servers did not say where it is; what follows had better not wait for them as often again.
+    #[error("{0}")]
+    Silence(String),
 }
 
 impl Useless {
@@ -45,7 +48,7 @@ impl Useless {
             Self::Status(status) => {
                 status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
             }
-            Self::Unreachable(_) => true,
+            Self::Unreachable(_) | Self::Silence(_) => true,
             _ => false,
         }
     }

@@ -55,10 +55,11 @@ pub(crate) trait World: Send + Sync + 'static {
     fn well_known<'a>(&'a self, host: &'a str) -> BoxFuture<'a, WellKnown>;
     /// The SRV records of a name.
     fn services<'a>(&'a self, name: &'a str) -> Looking<'a, Vec<Service>>;
-    /// The addresses of a place that may be connected to.
+    /// The addresses of a place that may be connected to; whether name servers may be asked for them.
     fn addresses<'a>(
         &'a self,
         place: &'a Place,
+        ask: bool,
     ) -> BoxFuture<'a, Result<Looked<Vec<SocketAddr>>, PlaceError>>;
 }
 
@@ -91,7 +92,7 @@ impl Real {
         }
     }
 
-    async fn place(&self, place: &Place) -> Result<Looked<Vec<SocketAddr>>, PlaceError> {
+    async fn place(&self, place: &Place, ask: bool) -> Result<Looked<Vec<SocketAddr>>, PlaceError> {
         let (host, port) = match place {
             Place::Addr(addr) => (addr.ip().to_string(), addr.port()),
             Place::Name(host, port) => (host.clone(), *port),
@@ -99,6 +100,9 @@ impl Real {
         let looked = match (self.overrides.find(&host, port), place) {
             (Some(addr), _) => given(addr),
             (None, Place::Addr(addr)) => given(*addr),
+            (None, Place::Name(host, _)) if !ask => {
+                return Err(PlaceError::Dns(host.clone(), DnsError::Silent));
+            }
             (None, Place::Name(host, port)) => {
                 let looked = self.dns.addresses(host).await;
                 let looked = looked.map_err(|error| PlaceError::Dns(host.clone(), error))?;
@@ -146,10 +150,11 @@ impl Real {
                 (Place::Name(bare.to_owned(), url.port), name)
             }
         };
-        let addrs = self
-            .place(&place)
-            .await
-            .map_err(|error| unreachable(&error))?;
+        let looked = self.place(&place, true).await;
+        let addrs = looked.map_err(|error| match error {
+            PlaceError::Dns(_, DnsError::TimedOut(_)) => Useless::Silence(error.to_string()),
+            error => unreachable(&error),
+        })?;
         let connected = self.dialer.dial(&addrs.found, &name).await;
         let (stream, _) = connected.map_err(|error| unreachable(&error))?;
         let (mut sender, connection) = http1::Builder::new()
@@ -284,7 +289,8 @@ impl World for Real {
     fn addresses<'a>(
         &'a self,
         place: &'a Place,
+        ask: bool,
     ) -> BoxFuture<'a, Result<Looked<Vec<SocketAddr>>, PlaceError>> {
-        self.place(place).boxed()
+        self.place(place, ask).boxed()
     }
 }

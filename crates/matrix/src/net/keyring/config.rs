@@ -22,7 +22,8 @@ pub struct KeyRingConfig {
     pub bytes_max: usize,
     /// Servers that are asked at a time \[32\].
     pub at_once_max: usize,
-    /// A server that answered is asked again no sooner \[1 h\].
+    /// A server that answered is asked again no sooner \[5 min\]: it may have changed its keys. Only what it
+    /// said of itself to be over by then is asked for again earlier.
     pub refetch_min: Duration,
     /// A server that failed is asked again no sooner \[1 min\]; doubles with each failure.
     pub error_first: Duration,
@@ -43,7 +44,7 @@ impl Default for KeyRingConfig {
             servers_max: 4096,
             bytes_max: 16 << 20,
             at_once_max: 32,
-            refetch_min: Duration::from_secs(3600),
+            refetch_min: Duration::from_secs(300),
             error_first: Duration::from_secs(60),
             error_max: Duration::from_secs(3600),
             notary_after: Duration::from_secs(3),

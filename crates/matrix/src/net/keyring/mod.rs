@@ -4,8 +4,8 @@
 //! sources. `record.rs` says what is known of one server and when it may be asked again, `transport.rs` how
 //! it is asked, `disk.rs` how documents are kept.
 //!
-//! Strangers name servers and key ids at will. So a server is asked once an hour at most, whatever keys
-//! it is said to have; one that failed is left alone for longer each time; and all that is kept is
+//! Strangers name servers and key ids at will. So a server is asked once in five minutes at most, whatever
+//! keys it is said to have; one that failed is left alone for longer each time; and all that is kept is
 //! bounded.
 
 mod config;
@@ -498,7 +498,7 @@ impl Shared {
                 text += &format!("the notary {notary}: ");
             }
             if tried.detail.is_empty() {
-                text += &format!("{:?}", tried.how);
+                text += &tried.how.to_string();
             } else {
                 text += &clean(&tried.detail);
             }

@@ -65,8 +65,12 @@ impl Asked {
         self.turn
     }
 
-    fn answered(&mut self, at_ms: u64, pauses: &Pauses) {
-        self.again_ms = at_ms.saturating_add(ms(pauses.refetch_min));
+    /// What came then holds until `until_ms`: after that there is something to ask, if no sooner than
+    /// after a failure.
+    fn answered(&mut self, at_ms: u64, until_ms: u64, pauses: &Pauses) {
+        let soonest = at_ms.saturating_add(ms(pauses.error_first));
+        let again = at_ms.saturating_add(ms(pauses.refetch_min));
+        self.again_ms = again.min(until_ms.saturating_add(1).max(soonest));
         self.failures = 0;
         self.why = None;
         self.turn += 1;
@@ -133,9 +137,10 @@ impl Record {
     ///
     /// What a notary says of a key never replaces what its server itself said.
     pub(crate) fn take(&mut self, came: &Came, pauses: &Pauses) {
-        let mut at_ms = 0;
+        let (mut at_ms, mut until_ms) = (0, 0);
         for held in &came.documents {
             at_ms = at_ms.max(held.came_ms);
+            until_ms = until_ms.max(held.document.trusted_until_ms());
             self.documents.retain(|other| {
                 other.direct != held.direct || other.document.raw() != held.document.raw()
             });
@@ -173,9 +178,9 @@ impl Record {
             keys.insert(&held.document);
         }
         self.keys = keys;
-        self.any.answered(at_ms, pauses);
+        self.any.answered(at_ms, until_ms, pauses);
         if !came.direct {
-            self.notaries.answered(at_ms, pauses);
+            self.notaries.answered(at_ms, until_ms, pauses);
         }
     }
 }
@@ -242,7 +247,13 @@ mod tests {
             assert!(!asked.may(again - 1) && asked.may(again), "{minutes}");
             now = again;
         }
-        asked.answered(now, &PAUSES);
+        asked.answered(now, now, &PAUSES);
+        let soonest = now + 60_000;
+        assert!(!asked.may(soonest - 1) && asked.may(soonest), "it was over");
+        let half = now + HOUR / 2;
+        asked.answered(now, half, &PAUSES);
+        assert!(!asked.may(half) && asked.may(half + 1), "then it is over");
+        asked.answered(now, now + 2 * HOUR, &PAUSES);
         assert!(!asked.may(now + HOUR - 1) && asked.may(now + HOUR));
         assert_eq!(asked.why, None);
         // Who was late with a failure of before.
