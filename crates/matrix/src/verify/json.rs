@@ -16,6 +16,17 @@ use std::{cell::Cell, collections::btree_map::Entry, fmt, io};
 /// comes near, and recursion to this depth is harmless.
 pub const DEPTH_MAX: usize = 100;
 
+/// The most memory that one value may take, in bytes: an event of [`PDU_BYTES_MAX`] that is made of
+/// nothing but the smallest of objects takes less, and with what servers add to real ones, too.
+const MEMORY_MAX: usize = 17 << 19;
+/// What a node of a map takes, and how many entries it has, if it is not the only one.
+const NODE: usize = 640;
+const ENTRIES: usize = 6;
+/// What an element of a list takes, which has room for as many again.
+const ELEMENT: usize = 64;
+/// What a text takes, beside its bytes.
+const ALLOCATED: usize = 16;
+
 /// The deepest nesting of arrays and objects.
 ///
 /// Looks at each byte once and keeps nothing. Of what is not JSON it says something, which is never
@@ -53,7 +64,7 @@ pub fn depth(bytes: &[u8]) -> usize {
 /// says so.
 ///
 /// The caller bounds the size. Takes time in proportion to it. A value may take a hundred times the
-/// memory of its text, so reading ends where its canonical form is longer than that of any event.
+/// memory of its text, so reading ends where it would take more than the worst of events.
 pub fn parse_object(bytes: &[u8], lax: bool) -> Result<CanonicalJsonObject, Flaw> {
     parse(bytes, lax, None)
 }
@@ -70,7 +81,7 @@ fn parse(
     passes: Option<&'static str>,
 ) -> Result<CanonicalJsonObject, Flaw> {
     let trouble = Cell::new(None);
-    let left = Cell::new(PDU_BYTES_MAX);
+    let left = Cell::new(MEMORY_MAX);
     let mut json = serde_json::Deserializer::from_slice(bytes);
     // Depth is counted as the parser descends, so this needs no look at the bytes beforehand.
     let read = ObjectSeed(At {
@@ -133,7 +144,7 @@ enum Trouble {
 #[derive(Clone, Copy)]
 struct At<'t> {
     told: &'t Cell<Option<Trouble>>,
-    /// Bytes that the canonical form may yet have.
+    /// Memory that may yet be taken.
     left: &'t Cell<usize>,
     depth: usize,
     /// A field of this object that is passed over.
@@ -148,7 +159,7 @@ impl At<'_> {
         E::custom("not canonical")
     }
 
-    /// The canonical form has so many bytes more, at least.
+    /// So much memory more is taken, about.
     fn takes<E: serde::de::Error>(self, bytes: usize) -> Result<(), E> {
         match self.left.get().checked_sub(bytes) {
             _ if !self.keeps => Ok(()),
@@ -165,7 +176,6 @@ impl At<'_> {
         self,
         value: Option<CanonicalJsonValue>,
     ) -> Result<CanonicalJsonValue, E> {
-        self.takes(1)?;
         match value {
             Some(value) => Ok(value),
             None if !self.keeps => Ok(CanonicalJsonValue::Null),
@@ -178,7 +188,6 @@ impl At<'_> {
         if self.depth == DEPTH_MAX {
             return Err(self.fail(Trouble::Deep));
         }
-        self.takes(2)?;
         Ok(Self {
             depth: self.depth + 1,
             passes: None,
@@ -210,8 +219,12 @@ fn read_map<'de, A: MapAccess<'de>>(
             (passes, passed) = (None, Some(key));
             continue;
         }
-        // Its quotes, and the colon.
-        at.takes(key.len() + 3)?;
+        let entry = if object.is_empty() {
+            NODE
+        } else {
+            NODE / ENTRIES
+        };
+        at.takes(entry + ALLOCATED + key.len())?;
         match object.entry(key) {
             Entry::Vacant(place) => {
                 place.insert(map.next_value_seed(ValueSeed(at))?);
@@ -259,13 +272,11 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
         f.write_str("a value")
     }
 
-    fn visit_unit<E: serde::de::Error>(self) -> Result<Self::Value, E> {
-        self.0.takes("null".len())?;
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
         Ok(CanonicalJsonValue::Null)
     }
 
-    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Self::Value, E> {
-        self.0.takes("true".len())?;
+    fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
         Ok(CanonicalJsonValue::Bool(value))
     }
 
@@ -293,7 +304,7 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
     }
 
     fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Self::Value, E> {
-        self.0.takes(value.len() + 2)?;
+        self.0.takes(ALLOCATED + value.len())?;
         match self.0.keeps {
             true => Ok(CanonicalJsonValue::String(value.to_owned())),
             false => Ok(CanonicalJsonValue::Null),
@@ -305,6 +316,7 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
         let mut values = Vec::new();
         while let Some(value) = seq.next_element_seed(ValueSeed(at))? {
             if at.keeps {
+                at.takes(ELEMENT)?;
                 values.push(value);
             }
         }
@@ -324,7 +336,7 @@ mod tests {
     #[test]
     fn what_nobody_signed_is_passed_over() {
         let of = |unsigned: &str| format!("{{\"a\":{{\"unsigned\":1}},\"unsigned\":{unsigned}}}");
-        let long = format!("[{}0]", "0,".repeat(PDU_BYTES_MAX));
+        let long = format!("[{}0]", "0,".repeat(3 * PDU_BYTES_MAX));
         for fine in ["{}", "null", "{\"age\":1.5,\"n\":9007199254740993}", &long] {
             let object = parse_pdu(of(fine).as_bytes(), false).unwrap();
             assert_eq!(
@@ -382,15 +394,15 @@ mod tests {
     #[test]
     fn what_would_be_larger_than_any_event_is_not_built() {
         for (piece, count, is_read) in [
-            ("[]", 30_000, true),
-            ("[]", 40_000, false),
-            ("{\"\":0}", 10_000, true),
-            ("{\"\":0}", 20_000, false),
-            ("\"\"", 30_000, true),
-            ("null", 20_000, false),
-            ("false", 15_000, true),
-            // What is escaped, or between things, does not count.
-            ("\"\\u0061\"        ", 20_000, true),
+            ("[]", 130_000, true),
+            ("[]", 140_000, false),
+            ("{\"\":0}", PDU_BYTES_MAX / 7, true),
+            ("{\"\":0}", 2 * PDU_BYTES_MAX / 7, false),
+            ("\"\"", 100_000, true),
+            ("\"\"", 120_000, false),
+            ("null", 130_000, true),
+            // What is between things does not count.
+            ("null        ", 130_000, true),
         ] {
             let list = vec![piece; count].join(",");
             let text = format!("{{\"a\":[{list}]}}");

@@ -344,11 +344,11 @@ impl Mind {
         }
     }
 
-    /// What the honest server says to this.
-    async fn truth(&self, asked: &Asked) -> Value {
+    /// What the honest server says to this, if it has anything to say.
+    async fn truth(&self, asked: &Asked) -> Option<Value> {
         let about = (asked.path.clone(), asked.body.clone());
         if let Some(known) = self.known.lock().unwrap().get(&about) {
-            return known.clone();
+            return Some(known.clone());
         }
         let method: Method = asked.method.parse().unwrap();
         let body = (!asked.body.is_empty()).then(|| asked.body.clone());
@@ -359,10 +359,10 @@ impl Mind {
             bytes_max: 16 << 20,
             time_max: MINUTE,
         };
-        let answer = answer.await.unwrap().read(bounds).await.unwrap();
+        let answer = answer.await.ok()?.read(bounds).await.unwrap();
         let truth: Value = serde_json::from_slice(&answer).unwrap();
         self.known.lock().unwrap().insert(about, truth.clone());
-        truth
+        Some(truth)
     }
 
     fn keys(&self, name: &str) -> Script {
@@ -435,27 +435,33 @@ impl Lies for Mind {
                 return self.keys(&asked.name);
             }
             let label = asked.name.split('.').next().unwrap();
-            if let Some(lie) = self.lies.iter().find(|lie| lie.label == label) {
-                let truth = self.truth(&asked).await;
-                return (lie.tell)(&asked, truth);
-            }
-            if label == PARTLY {
-                let mut truth = self.truth(&asked).await;
-                pdus(&mut truth)[1]["content"]["body"] = "paid in full".into();
-                return Script::json(truth.to_string());
-            }
             let own = self.own.lock().unwrap().get(&asked.name).cloned();
-            match own {
-                Some(own) if asked.path.contains("/event/") => {
-                    Script::json(json!({ "pdus": [own] }).to_string())
-                }
-                // Among those of others.
-                Some(own) => {
-                    let mut truth = self.truth(&asked).await;
-                    pdus(&mut truth).push(own);
+            let own_is_asked = asked.path.contains("/event/");
+            if let (Some(own), true) = (&own, own_is_asked) {
+                return Script::json(json!({ "pdus": [own] }).to_string());
+            }
+            let lie = self.lies.iter().find(|lie| lie.label == label);
+            let has_truth = lie.is_some() || label == PARTLY || own.is_some();
+            let truth = match has_truth {
+                true => self.truth(&asked).await,
+                false => None,
+            };
+            let Some(mut truth) = truth else {
+                return Script::answer(404, "", r#"{"errcode":"M_NOT_FOUND"}"#);
+            };
+            match lie {
+                Some(lie) => (lie.tell)(&asked, truth),
+                None if label == PARTLY => {
+                    if let Some(pdu) = pdus(&mut truth).get_mut(1) {
+                        pdu["content"]["body"] = "paid in full".into();
+                    }
                     Script::json(truth.to_string())
                 }
-                None => Script::answer(404, "", r#"{"errcode":"M_NOT_FOUND"}"#),
+                // Its own among those of others.
+                None => {
+                    pdus(&mut truth).extend(own);
+                    Script::json(truth.to_string())
+                }
             }
         })
     }

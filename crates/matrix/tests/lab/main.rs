@@ -57,4 +57,5 @@ async fn liars_are_named_and_nothing_of_theirs_gets_out() {
     hostile::the_version_is_believed_to_nobody(&hostile).await;
     hostile::documents_that_prove_nothing_prove_no_event(&hostile).await;
     hostile::well_knowns_that_mislead_are_told(&hostile).await;
+    hostile::a_room_is_filled_beside_a_liar(&hostile).await;
 }

@@ -28,7 +28,7 @@ use Asks::{At, Chain, Event, Ids};
 
 /// The most that an answer of many events may have, and that of one.
 const MANY: usize = 14 << 20;
-const ONE: usize = 128 << 10;
+const ONE: usize = 192 << 10;
 /// The most that is read of one event, and still refused.
 const PDU: usize = 512 << 10;
 
