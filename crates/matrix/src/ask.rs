@@ -191,6 +191,7 @@ impl Inner {
             });
             // In all its cycles: the engine names those of the last.
             let asked: HashSet<_> = attempts.iter().map(|a| a.server.clone()).collect();
+            let made = attempts.len().max(error.tried.len()) as u64;
             asking.past.append(&mut attempts);
             let vain = matches!(error.kind, ErrorKind::Exhausted | ErrorKind::NoCandidates);
             if !vain || ask == ASKS_MAX || Instant::now() >= want.deadline {
@@ -206,7 +207,7 @@ impl Inner {
                 tried.any(|tried| tried.source == server.source) || asked.contains(&server.name)
             };
             asking.servers.retain(|server| !tried(server));
-            asking.allowed = asking.allowed.saturating_sub(error.tried.len() as u64);
+            asking.allowed = asking.allowed.saturating_sub(made);
             let left = u32::try_from(asking.allowed).unwrap_or(u32::MAX);
             let Some(left) = NonZeroU32::new(left).filter(|_| !error.tried.is_empty()) else {
                 return Err(FetchError::of(error.kind, asking.past));
