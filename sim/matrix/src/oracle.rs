@@ -495,6 +495,46 @@ impl Sim {
             && terms.patience.unwrap_or(120_000) > (many + 1) * step + 8_000
     }
 
+    /// Where a caller by itself that hedges had asked only silent servers, and no other for too long.
+    fn hedged(&self, caller: &Caller, own: &[&Request]) -> Option<String> {
+        let terms = &caller.terms;
+        let large = !matches!(caller.op?, Op::Event | Op::AuthEvent | Op::TimestampToEvent);
+        let hedge = match terms.hedge.unwrap_or(if large { 3_000 } else { 1_000 }) {
+            0 => return None,
+            hedge => hedge,
+        };
+        let dull = |request: &Request| {
+            use Mood::{Fail, Forbid, Nothing, Refuse, Silent};
+            matches!(request.mood, Silent | Fail | Forbid | Nothing | Refuse)
+        };
+        let plain = caller.alone
+            && terms.version
+            && terms.rounds_max.is_none()
+            && terms.attempts_max.is_none()
+            && !self.world.tight
+            && self.shut.is_none()
+            && self.busy.is_empty();
+        if !plain {
+            return None;
+        }
+        let ended = caller.ended?;
+        let mut left = caller.candidates.len();
+        for (n, request) in own.iter().enumerate() {
+            left = left.saturating_sub(1);
+            let next = own.get(n + 1).map_or(ended, |next| next.began);
+            if !dull(request) || left == 0 {
+                return None;
+            }
+            if next > request.began + hedge + 5 {
+                let (began, server) = (request.began, &request.server);
+                return Some(format!(
+                    "{server} is asked at {began} ms, the next at {next} ms"
+                ));
+            }
+        }
+        None
+    }
+
     /// Whether what a caller is told of requests is what became of them.
     fn told(&self, number: usize, attempts: &[Attempt]) -> Vec<(&'static str, String)> {
         let caller = &self.callers[number];
@@ -522,8 +562,7 @@ impl Sim {
             request.began >= caller.began && caller.wires.contains(&request.wire)
         });
         let made = made.count();
-        let logged = made <= 2 * self.attempts_max as usize;
-        if caller.alone && logged && made != attempts.len() && self.shut.is_none() {
+        if caller.alone && made != attempts.len() && self.shut.is_none() {
             broken.push((
                 "hidden",
                 format!("{made} requests, told of {}", attempts.len()),
@@ -533,7 +572,9 @@ impl Sim {
             .requests
             .iter()
             .filter(|request| request.began >= caller.began && request.wire == caller.wires[0]);
-        let own: Vec<&str> = own.map(|request| &*request.server).collect();
+        let own: Vec<&Request> = own.collect();
+        broken.extend(self.hedged(caller, &own).map(|gap| ("hedged", gap)));
+        let own: Vec<&str> = own.iter().map(|request| &*request.server).collect();
         let tries = u64::from(caller.terms.tries);
         let most = requests(&caller.terms, op, (self.width_max, self.attempts_max)) * tries;
         let of = |server: &str| own.iter().filter(|own| **own == server).count() as u64;
