@@ -25,7 +25,7 @@ use std::{
     num::NonZeroU32,
     sync::{Arc, PoisonError},
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 /// How often one caller's want is put to the engine at most.
 const ASKS_MAX: u32 = 4;
@@ -59,7 +59,10 @@ impl Inner {
         began: Instant,
     ) -> Result<Outcome, FetchError> {
         let demand = Demand::of(key.op(), opts);
-        if let Some(stored) = self.stored(key, opts, demand).await {
+        let deadline = began + self.ceilings.patience(opts);
+        // Nor is the store waited for beyond the caller's patience.
+        let stored = timeout_at(deadline, self.stored(key, opts, demand)).await;
+        if let Ok(Some(stored)) = stored {
             return Ok(stored);
         }
         let mut want = Want {
@@ -67,7 +70,7 @@ impl Inner {
             opts,
             demand,
             version: None,
-            deadline: began + self.ceilings.patience(opts),
+            deadline,
         };
         let mut attempts = Vec::new();
         if key.op().carries_events() {
@@ -111,7 +114,8 @@ impl Inner {
         if let Some(version) = known.or_else(|| self.versions.of(room)) {
             return (Some(version), none);
         }
-        if let Some(version) = self.store.version(room).await {
+        let stored = timeout_at(want.deadline, self.store.version(room)).await;
+        if let Ok(Some(version)) = stored {
             self.versions.learn(room, &version);
             return (Some(version), none);
         }
@@ -276,7 +280,8 @@ impl Inner {
             && let Some(version) = &judged.version
             && self.versions.learn(want.key.room(), version)
         {
-            self.store.put_version(want.key.room(), version).await;
+            let put = self.store.put_version(want.key.room(), version);
+            let _ = timeout_at(want.deadline, put).await;
         }
         Some(Outcome {
             bytes: judged.bytes.clone(),
