@@ -92,6 +92,7 @@ const MARKS: &[&str] = &[
     "state_ids",
     "stored",
     "the store failed",
+    "the store hung",
     "timestamp_to_event",
     "unverified",
 ];

@@ -201,7 +201,7 @@ impl Sim {
             self.fail(
                 now,
                 "stored",
-                format_args!("{}", String::from_utf8_lossy(&blob)),
+                format_args!("{:?}", String::from_utf8_lossy(&blob)),
             );
         }
     }
@@ -264,8 +264,7 @@ impl Sim {
         self.callers[number].ended = Some(now);
         let caller = &self.callers[number];
         let patience = caller.terms.patience.unwrap_or(120_000).min(900_000);
-        let slow = self.world.store.is_some_and(|odds| odds[3] > 0);
-        let late = now > caller.began + patience + if slow { 2_000 } else { 5 };
+        let late = now > caller.began + patience + 5;
         let broken = match end {
             Ok(outcome) => self.handed_out(now, number, outcome),
             Err(error) => self.refused(number, error),
@@ -486,13 +485,18 @@ impl Sim {
             hedge => hedge,
         };
         let bounds = (self.width_max, self.attempts_max);
+        // A store that hangs is waited for twice, for a while.
+        let hangs = match self.world.store {
+            Some([.., slow]) if slow > 0 => 10_000,
+            _ => 0,
+        };
         let calm = self.calm || (self.world.keys_are_sure() && !self.world.tight);
         some && calm
             && caller.alike
             && terms.version
             && asked.has_answer()
             && requests(terms, op, bounds) >= many
-            && terms.patience.unwrap_or(120_000) > (many + 1) * step + 8_000
+            && terms.patience.unwrap_or(120_000) > (many + 1) * step + 8_000 + hangs
     }
 
     /// Where a caller by itself that hedges had asked only silent servers, and no other for too long.
