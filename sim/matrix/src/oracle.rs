@@ -522,6 +522,15 @@ impl Sim {
             return None;
         }
         let ended = caller.ended?;
+        // Large answers reserve the memory in which others would be begun, until they are judged.
+        let crowded = self.requests.iter().any(|request| {
+            let small = matches!(request.asked.op, Op::Event | Op::TimestampToEvent);
+            let over = request.ended.is_some_and(|at| at + 15_000 < caller.began);
+            !small && !caller.wires.contains(&request.wire) && request.began <= ended && !over
+        });
+        if crowded {
+            return None;
+        }
         let mut left = caller.candidates.len();
         for (n, request) in own.iter().enumerate() {
             left = left.saturating_sub(1);
