@@ -7,7 +7,8 @@
 //!
 //! The drop-ins for peer-to-peer hosts run in a simulation of their own, `gannet-sim-p2p`, which shares
 //! the [`rng`], the [`trace`] and what [`run`] knows of seeds and panics; so does the cluster's,
-//! `gannet-sim-cluster`, and the Matrix front end's, `gannet-sim-matrix`. What these have in common besides is [`subject`] and, on the command line, [`seeds`].
+//! `gannet-sim-cluster`, and the Matrix front end's, `gannet-sim-matrix`. What these have in common besides
+//! is [`subject`] and, on the command line, [`seeds`].
 //!
 //! Guarantees: the same seed gives the same run, byte for byte; no clock, thread or hash order plays
 //! a part. Not for timing anything.

@@ -25,7 +25,7 @@ use std::{
     num::NonZeroU32,
     sync::{Arc, PoisonError},
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 /// How often one caller's want is put to the engine at most.
 const ASKS_MAX: u32 = 4;
@@ -59,11 +59,13 @@ impl Inner {
         began: Instant,
     ) -> Result<Outcome, FetchError> {
         let demand = Demand::of(key.op(), opts);
+        let deadline = began + self.ceilings.patience(opts);
         let known = match key.op().carries_events() {
-            true => self.known_version(key.room(), opts).await,
+            true => in_time(deadline, self.known_version(key.room(), opts)).await,
             false => None,
         };
-        if let Some(stored) = self.stored(key, opts, demand, known.as_ref()).await {
+        let stored = in_time(deadline, self.stored(key, opts, demand, known.as_ref()));
+        if let Some(stored) = stored.await {
             return Ok(stored);
         }
         let mut want = Want {
@@ -71,13 +73,14 @@ impl Inner {
             opts,
             demand,
             version: known,
-            deadline: began + self.ceilings.patience(opts),
+            deadline,
         };
         let mut attempts = Vec::new();
         if want.version.is_none() && key.op().carries_events() {
             (want.version, attempts) = self.asked_version(&want).await;
             let version = want.version.as_ref();
-            if let Some(stored) = self.stored(key, opts, demand, version).await {
+            let stored = self.stored(key, opts, demand, version);
+            if let Some(stored) = in_time(deadline, stored).await {
                 return Ok(Outcome { attempts, ..stored });
             }
         }
@@ -216,6 +219,7 @@ impl Inner {
             });
             // In all its cycles: the engine names those of the last.
             let asked: HashSet<_> = attempts.iter().map(|a| a.server.clone()).collect();
+            let made = attempts.len().max(error.tried.len()) as u64;
             asking.past.append(&mut attempts);
             let vain = matches!(error.kind, ErrorKind::Exhausted | ErrorKind::NoCandidates);
             if !vain || ask == ASKS_MAX || Instant::now() >= want.deadline {
@@ -233,7 +237,7 @@ impl Inner {
             };
             let goes_on = !error.tried.is_empty() || error.kind == ErrorKind::NoCandidates;
             asking.servers.retain(|server| !tried(server));
-            asking.allowed = asking.allowed.saturating_sub(error.tried.len() as u64);
+            asking.allowed = asking.allowed.saturating_sub(made);
             let left = u32::try_from(asking.allowed).unwrap_or(u32::MAX);
             let Some(left) = NonZeroU32::new(left).filter(|_| goes_on) else {
                 return Err(FetchError::of(error.kind, asking.past));
@@ -306,7 +310,8 @@ impl Inner {
             && let Some(version) = &judged.version
             && self.versions.learn(want.key.room(), version)
         {
-            self.store.put_version(want.key.room(), version).await;
+            let put = self.store.put_version(want.key.room(), version);
+            let _ = timeout_at(want.deadline, put).await;
         }
         Some(Outcome {
             bytes: judged.bytes.clone(),
@@ -349,6 +354,11 @@ pub(crate) fn proofs_of_version(key: &Key) -> Vec<Key> {
         keys.extend(Key::auth_chain(room.to_owned(), event.to_owned()).ok());
     }
     keys
+}
+
+/// What a store answers, which is not waited for beyond a caller's patience.
+async fn in_time<T>(deadline: Instant, answer: impl Future<Output = Option<T>>) -> Option<T> {
+    timeout_at(deadline, answer).await.ok().flatten()
 }
 
 /// Whether a caller takes the word of this server, whoever asked it.

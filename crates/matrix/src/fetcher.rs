@@ -186,7 +186,9 @@ impl Builder {
         let hasher = Keyed(seed);
         let roster = Roster::new(self.ceilings.servers_max as usize, hasher);
         let roster = Arc::new(roster);
-        let book = Book::new(2 * self.ceilings.attempts_max as usize);
+        // As many as one fetch makes that goes through its servers as often as it may.
+        let (attempts, tries) = (self.ceilings.attempts_max, self.ceilings.rounds_max);
+        let book = Book::new(attempts.saturating_mul(tries.max(2)) as usize);
         let memo = Arc::new(Memo::new(self.memo));
         let metrics = Arc::new(Metrics::default());
         let store = EventStore::new(self.blobs, Arc::clone(&metrics));

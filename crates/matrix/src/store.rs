@@ -20,12 +20,16 @@ use futures_util::{StreamExt, stream};
 use gannet::{Datum, Soon, Store, engine::CommitFault};
 use gannet_store::{BlobStore, Place, StoreError};
 use ruma_common::{EventId, OwnedEventId, RoomId, RoomVersionId};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+use tokio::time::timeout;
 
 /// How a kept event begins.
 const MAGIC: &[u8; 4] = b"GME1";
 /// What is read of a blob: more than any event that was put has.
 const BLOB_BYTES_MAX: u64 = 1 << 20;
+/// How long a blob is waited for. A store that does not answer is as good as none, and not worth the patience of a
+/// caller, whom a server could answer.
+const READ_TIME_MAX: Duration = Duration::from_secs(3);
 /// Events of one answer that are put at once.
 const PUTS_MAX: usize = 16;
 /// The space of the store.
@@ -122,7 +126,7 @@ impl EventStore {
             let len = blob.len().min(BLOB_BYTES_MAX);
             blob.to_bytes(0..len).await.map(Some)
         };
-        match found.await {
+        match in_time(found).await {
             Ok(blob) => blob
                 .and_then(|blob| Kept::parse(&blob))
                 .filter(|kept| kept.proof == proof && kept.version == *version),
@@ -169,7 +173,7 @@ impl EventStore {
                 .await
                 .map(Some)
         };
-        match found.await {
+        match in_time(found).await {
             Ok(blob) => Kept::parse(&blob?).map(|kept| kept.version),
             Err(error) => {
                 self.metrics.store_fault();
@@ -193,6 +197,14 @@ impl EventStore {
         self.metrics.store_fault();
         tracing::warn!(%event, %error, "an event could not be {done}");
     }
+}
+
+/// What a store answers, if it does.
+async fn in_time(
+    found: impl Future<Output = Result<Option<Bytes>, StoreError>>,
+) -> Result<Option<Bytes>, StoreError> {
+    let late = |_| Err(StoreError::Transient("no answer in time".into()));
+    timeout(READ_TIME_MAX, found).await.unwrap_or_else(late)
 }
 
 fn place(room: &RoomId, event: &EventId, proof: Proof, version: &RoomVersionId) -> Place {

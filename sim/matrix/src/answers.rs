@@ -282,9 +282,14 @@ impl Asked {
             n if few => vec![rng.index(n)],
             n => (0..n).filter(|_| rng.permille(400)).collect(),
         };
+        let places = match mood {
+            Mood::Version => (found.iter().position(|n| *n == 0)).into_iter().collect(),
+            _ => places,
+        };
         for place in places {
             let event = &room.events[found[place]];
             match mood {
+                Mood::Version => events[place] = (event.flipped.clone(), Sent::Flipped),
                 Mood::Flip => events[place] = (event.flipped.clone(), Sent::Flipped),
                 Mood::Forge => events[place] = (event.unsigned.clone(), Sent::Unsigned),
                 Mood::Room => {

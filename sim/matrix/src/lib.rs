@@ -31,6 +31,7 @@
 //! | `counted` | no request is counted twice |
 //! | `patience` | (I6) nobody waits longer than it said |
 //! | `liveness` | (I6) what an honest server in reach holds is had, if the terms suffice to get to it; once faults stop, anything |
+//! | `hedged` | (I6) a caller by itself waits for silent servers no longer than its hedging delay before it asks another |
 //! | `fill` | what a fill brings back are events of the room, each once, as they are; all of them, if it says so |
 //! | `fill bound` | (I2) a fill makes no more requests than it may |
 //! | `resumed` | what a fill has stored is not asked for again |
@@ -91,6 +92,7 @@ const MARKS: &[&str] = &[
     "state_ids",
     "stored",
     "the store failed",
+    "the store hung",
     "timestamp_to_event",
     "unverified",
 ];

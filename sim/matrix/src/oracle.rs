@@ -210,7 +210,7 @@ impl Sim {
             self.fail(
                 now,
                 "stored",
-                format_args!("{}", String::from_utf8_lossy(&blob)),
+                format_args!("{:?}", String::from_utf8_lossy(&blob)),
             );
         }
     }
@@ -273,8 +273,7 @@ impl Sim {
         self.callers[number].ended = Some(now);
         let caller = &self.callers[number];
         let patience = caller.terms.patience.unwrap_or(120_000).min(900_000);
-        let slow = self.world.store.is_some_and(|odds| odds[3] > 0);
-        let late = now > caller.began + patience + if slow { 2_000 } else { 5 };
+        let late = now > caller.began + patience + 5;
         let broken = match end {
             Ok(outcome) => self.handed_out(now, number, outcome),
             Err(error) => self.refused(number, error),
@@ -495,13 +494,67 @@ impl Sim {
             hedge => hedge,
         };
         let bounds = (self.width_max, self.attempts_max);
+        // A store that hangs is waited for twice, for a while.
+        let hangs = match self.world.store {
+            Some([.., slow]) if slow > 0 => 10_000,
+            _ => 0,
+        };
         let calm = self.calm || (self.world.keys_are_sure() && !self.world.tight);
         some && calm
             && caller.alike
             && terms.version
             && asked.has_answer()
             && requests(terms, op, bounds) >= many
-            && terms.patience.unwrap_or(120_000) > (many + 1) * step + 8_000
+            && terms.patience.unwrap_or(120_000) > (many + 1) * step + 8_000 + hangs
+    }
+
+    /// Where a caller by itself that hedges had asked only silent servers, and no other for too long.
+    fn hedged(&self, caller: &Caller, own: &[&Request]) -> Option<String> {
+        let terms = &caller.terms;
+        let large = !matches!(caller.op?, Op::Event | Op::AuthEvent | Op::TimestampToEvent);
+        let hedge = match terms.hedge.unwrap_or(if large { 3_000 } else { 1_000 }) {
+            0 => return None,
+            hedge => hedge,
+        };
+        let dull = |request: &Request| {
+            use Mood::{Fail, Forbid, Nothing, Refuse, Silent};
+            matches!(request.mood, Silent | Fail | Forbid | Nothing | Refuse)
+        };
+        let plain = caller.alone
+            && terms.version
+            && terms.rounds_max.is_none()
+            && terms.attempts_max.is_none()
+            && !self.world.tight
+            && self.shut.is_none()
+            && self.busy.is_empty();
+        if !plain {
+            return None;
+        }
+        let ended = caller.ended?;
+        // Large answers reserve the memory in which others would be begun, until they are judged.
+        let crowded = self.requests.iter().any(|request| {
+            let small = matches!(request.asked.op, Op::Event | Op::TimestampToEvent);
+            let over = request.ended.is_some_and(|at| at + 15_000 < caller.began);
+            !small && !caller.wires.contains(&request.wire) && request.began <= ended && !over
+        });
+        if crowded {
+            return None;
+        }
+        let mut left = caller.candidates.len();
+        for (n, request) in own.iter().enumerate() {
+            left = left.saturating_sub(1);
+            let next = own.get(n + 1).map_or(ended, |next| next.began);
+            if !dull(request) || left == 0 {
+                return None;
+            }
+            if next > request.began + hedge + 5 {
+                let (began, server) = (request.began, &request.server);
+                return Some(format!(
+                    "{server} is asked at {began} ms, the next at {next} ms"
+                ));
+            }
+        }
+        None
     }
 
     /// Whether what a caller is told of requests is what became of them.
@@ -531,8 +584,7 @@ impl Sim {
             request.began >= caller.began && caller.wires.contains(&request.wire)
         });
         let made = made.count();
-        let logged = made <= 2 * self.attempts_max as usize;
-        if caller.alone && logged && made != attempts.len() && self.shut.is_none() {
+        if caller.alone && made != attempts.len() && self.shut.is_none() {
             broken.push((
                 "hidden",
                 format!("{made} requests, told of {}", attempts.len()),
@@ -542,7 +594,9 @@ impl Sim {
             .requests
             .iter()
             .filter(|request| request.began >= caller.began && request.wire == caller.wires[0]);
-        let own: Vec<&str> = own.map(|request| &*request.server).collect();
+        let own: Vec<&Request> = own.collect();
+        broken.extend(self.hedged(caller, &own).map(|gap| ("hedged", gap)));
+        let own: Vec<&str> = own.iter().map(|request| &*request.server).collect();
         let tries = u64::from(caller.terms.tries);
         let most = requests(&caller.terms, op, (self.width_max, self.attempts_max)) * tries;
         let of = |server: &str| own.iter().filter(|own| **own == server).count() as u64;

@@ -386,6 +386,11 @@ impl BlobStore for SimStore {
     fn open<'a>(&'a self, place: &'a Place) -> StoreFuture<'a, Result<Option<Blob>, StoreError>> {
         Box::pin(async move {
             self.trouble().await?;
+            if self.happens(3) && self.happens(3) {
+                self.shared
+                    .with(|sim, _| sim.coverage.hit("the store hung"));
+                std::future::pending::<()>().await;
+            }
             if self.happens(2) {
                 let garbled = Bytes::from_static(b"GME1\x02\x0711");
                 return Ok(Some(Blob::from_segments(vec![garbled])));

@@ -59,7 +59,11 @@ fn opts(terms: &Terms, room: &Room) -> Opts {
     if !terms.deny.is_empty() {
         opts = opts.deny(names(&terms.deny));
     }
-    if terms.version {
+    if terms.errs {
+        let mut others = rooms().all.iter().map(|other| &other.version);
+        let other = others.find(|version| **version != room.version);
+        opts = opts.version(other.expect("there are several").clone());
+    } else if terms.version {
         opts = opts.version(room.version.clone());
     }
     if let Some(fanout) = terms.fanout {
@@ -357,7 +361,10 @@ impl Script {
             Ok(outcome) => self.bend.outcome(outcome),
             Err(error) => self.bend.attempts(&mut error.attempts),
         }
-        self.shared.with(|sim, now| sim.ended(now, number, &end));
+        self.shared.with(|sim, now| match terms.errs {
+            true => sim.left(now, number),
+            false => sim.ended(now, number, &end),
+        });
     }
 
     /// Fills a room from its end; what was told of, and what came of it.
@@ -369,6 +376,10 @@ impl Script {
         cut: Option<u64>,
         sure: bool,
     ) -> Option<Filled> {
+        let terms = Terms {
+            errs: false,
+            ..terms
+        };
         let of = &rooms().all[room];
         let tip = of.events.len() - 1;
         let number = self.shared.with(|sim, now| {
@@ -499,6 +510,7 @@ impl Script {
                 pool: Some(names.clone()),
                 deny: vec![OUTCAST.to_owned()],
                 version: true,
+                errs: false,
                 fanout: None,
                 rounds_max: None,
                 attempts_max: None,

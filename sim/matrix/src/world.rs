@@ -39,6 +39,8 @@ pub(crate) enum Mood {
     Other,
     /// An event with other content.
     Flip,
+    /// The event that created the room, with another version in it.
+    Version,
     /// An event that nobody has signed.
     Forge,
     /// An event of another room.
@@ -53,7 +55,7 @@ pub(crate) enum Mood {
     Cut,
 }
 
-pub(crate) const MOODS: [Mood; 22] = [
+pub(crate) const MOODS: [Mood; 23] = [
     Mood::Honest,
     Mood::Slow,
     Mood::Silent,
@@ -70,6 +72,7 @@ pub(crate) const MOODS: [Mood; 22] = [
     Mood::Half,
     Mood::Other,
     Mood::Flip,
+    Mood::Version,
     Mood::Forge,
     Mood::Room,
     Mood::Twice,
@@ -115,6 +118,8 @@ pub(crate) struct Terms {
     pub(crate) pool: Option<Vec<String>>,
     pub(crate) deny: Vec<String>,
     pub(crate) version: bool,
+    /// The version that it gives is another room's; what it gets by that is its own affair.
+    pub(crate) errs: bool,
     pub(crate) fanout: Option<&'static str>,
     pub(crate) rounds_max: Option<u32>,
     pub(crate) attempts_max: Option<u32>,
@@ -209,9 +214,22 @@ impl World {
             })
             .collect::<Vec<_>>();
         let names: Vec<String> = servers.iter().map(|server| server.name.clone()).collect();
-        let terms: Vec<Terms> = (0..rng.range(1, 4))
+        let mut terms: Vec<Terms> = (0..rng.range(1, 4))
             .map(|_| Terms::draw(rng, &names))
             .collect();
+        // Whoever differs in little meets.
+        if rng.permille(500) {
+            let first = terms[0].clone();
+            for other in &mut terms[1..] {
+                let checks = other.checks;
+                *other = Terms {
+                    checks,
+                    refuse: rng.permille(300),
+                    accept_empty: rng.permille(300),
+                    ..first.clone()
+                };
+            }
+        }
         let mut acts: Vec<(u64, Act)> = (0..rng.range(3, 24))
             .map(|_| {
                 let at = rng.range(0, calm);
@@ -236,9 +254,9 @@ impl World {
                 acts.push((at + rng.range(0, 30), Act::Want(thing, of, drop)));
             }
         }
-        if rng.permille(350) {
+        if rng.permille(450) {
             let room = rng.index(rooms.len());
-            let requests = if rng.permille(300) {
+            let requests = if rng.permille(500) {
                 rng.range32(1, 6)
             } else {
                 200
@@ -250,6 +268,23 @@ impl World {
             ));
         }
         acts.sort_by_key(|(at, _)| *at);
+        let stored = rng.permille(600);
+        // What is stored says by which version it was proved, so there they would harm others.
+        if !stored && rng.permille(300) {
+            let errs = Terms {
+                version: true,
+                errs: true,
+                ..terms[0].clone()
+            };
+            terms.push(errs);
+            for (_, act) in &mut acts {
+                if let Act::Want(_, of, _) = act
+                    && rng.permille(250)
+                {
+                    *of = terms.len() - 1;
+                }
+            }
+        }
         let mut some = |odds: u32, most: u32| match rng.permille(odds) {
             true => rng.range32(1, most),
             false => 0,
@@ -281,7 +316,7 @@ impl World {
             } else {
                 0
             },
-            store: rng.permille(600).then_some(store),
+            store: stored.then_some(store),
             tight: rng.permille(250),
             servers,
             rooms,
@@ -422,6 +457,7 @@ impl Terms {
                 false => Vec::new(),
             },
             version: rng.permille(750),
+            errs: false,
             fanout: match rng.range(0, 5) {
                 0 => Some("fixed:1"),
                 1 => Some("fixed:3"),

@@ -290,6 +290,23 @@ async fn who_does_not_have_it_is_asked_once_however_often_the_others_are() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn every_request_is_told_of_however_many_tries_there_are() {
+    let ceilings = Ceilings {
+        attempts_max: 1,
+        ..Ceilings::default()
+    };
+    let lab = Lab::with(ceilings, |builder| builder);
+    lab.fake.server("a", Does::status(500));
+    lab.fake.server("b", Does::status(500));
+    let often = via(&["a", "b"]).tries(NonZeroU32::new(5).expect("five"));
+    let error = lab.matrix.fetch(event("$e"), often).await;
+    let error = error.expect_err("they fail");
+    assert_eq!(lab.fake.asked().len(), 5);
+    assert_eq!(error.attempts.len(), 5);
+    lab.settle().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn patience_ends() {
     let lab = Lab::new();
     lab.fake.server("a", Does::Hangs);

@@ -1,10 +1,67 @@
 //! What was fetched once.
 
 use super::fake::{Does, Lab, event, good, id, is, opts, pdus, room, via};
-use crate::{Ceilings, Checks, Key, Opts, Proof};
-use gannet_store::{MemoryConfig, MemoryStore};
+use crate::{Ceilings, Checks, FetchErrorKind, Key, Opts, Proof};
+use gannet_store::{
+    Blob, BlobStore, BoxFuture, Dropped, EntryStream, MemoryConfig, MemoryStore, Place, Put, Stats,
+    StoreError,
+};
 use ruma_common::{RoomVersionId, owned_room_id};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+/// A store that takes everything, and never says what it has.
+#[derive(Debug)]
+struct Mute(MemoryStore);
+
+impl BlobStore for Mute {
+    fn open<'a>(&'a self, _: &'a Place) -> BoxFuture<'a, Result<Option<Blob>, StoreError>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn put<'a>(
+        &'a self,
+        place: &'a Place,
+        segments: Vec<bytes::Bytes>,
+    ) -> BoxFuture<'a, Result<Put, StoreError>> {
+        BlobStore::put(&self.0, place, segments)
+    }
+
+    fn remove<'a>(&'a self, place: &'a Place) -> BoxFuture<'a, Result<bool, StoreError>> {
+        BlobStore::remove(&self.0, place)
+    }
+
+    fn list(&self, space: &str) -> EntryStream {
+        BlobStore::list(&self.0, space)
+    }
+
+    fn drop_space<'a>(&'a self, space: &'a str) -> BoxFuture<'a, Result<Dropped, StoreError>> {
+        BlobStore::drop_space(&self.0, space)
+    }
+
+    fn stats(&self) -> Stats {
+        BlobStore::stats(&self.0)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_is_as_good_as_none() {
+    let mute = Mute(MemoryStore::new(MemoryConfig { bytes_max: 1 << 20 }));
+    let lab = Lab::with(Ceilings::default(), |builder| builder.store(Arc::new(mute)));
+    lab.fake.server("a", Does::ok(good()));
+    let outcome = lab.matrix.fetch(event("$e"), via(&["a"])).await;
+    assert_eq!(
+        outcome.expect("a has it").server,
+        Some(super::fake::name("a"))
+    );
+    let begun = Instant::now();
+    let hasty = via(&["a"]).patience(Duration::from_millis(500));
+    let error = lab.matrix.fetch(event("$e"), hasty).await;
+    let error = error.expect_err("the store hangs");
+    assert_eq!(error.kind, FetchErrorKind::Expired);
+    assert!(begun.elapsed() < Duration::from_millis(510));
+    lab.settle().await;
+}
 
 fn lab() -> Lab {
     let blobs = MemoryStore::new(MemoryConfig { bytes_max: 1 << 20 });
