@@ -21,6 +21,7 @@ use ruma_common::{OwnedEventId, OwnedServerName, RoomVersionId, ServerName, owne
 use std::{
     env, fs,
     net::SocketAddr,
+    num::NonZeroU32,
     process::Command,
     sync::Arc,
     time::{Duration, Instant},
@@ -152,12 +153,10 @@ async fn ask(label: &str) {
     let federation = Federation::new(net, Some(me)).unwrap();
     let keys = KeyRing::open(federation.clone(), KeyRingConfig::default()).unwrap();
     let me = federation.origin().unwrap().to_owned();
-    let builder = Builder::new(
-        me,
-        Arc::new(federation),
-        Arc::new(keys),
-        Ceilings::default(),
-    );
+    // Each thread may take what the worst of events takes.
+    let mut ceilings = Ceilings::default();
+    ceilings.threads_max = NonZeroU32::new(2).unwrap();
+    let builder = Builder::new(me, Arc::new(federation), Arc::new(keys), ceilings);
     let matrix = builder.build().unwrap();
     let warm = one(&matrix, case, named(0, "warm"), 0).await;
     assert!(warm.contains("missing"), "{warm}");
