@@ -220,12 +220,15 @@ impl Inner {
             // In all its cycles: the engine names those of the last.
             let asked: HashSet<_> = attempts.iter().map(|a| a.server.clone()).collect();
             let made = attempts.len().max(error.tried.len()) as u64;
+            let none_of_its_own = attempts.is_empty();
             asking.past.append(&mut attempts);
             let vain = matches!(error.kind, ErrorKind::Exhausted | ErrorKind::NoCandidates);
             if !vain || ask == ASKS_MAX || Instant::now() >= want.deadline {
                 return Err(FetchError::of(error.kind, asking.past));
             }
-            if asking.lane == 0 && rejected && signed.outdone(want.demand) {
+            // All of it was before this caller came, to a fetch whose answer was being stored for others.
+            let of_others = none_of_its_own && !error.tried.is_empty();
+            if asking.lane == 0 && (of_others || rejected && signed.outdone(want.demand)) {
                 asking.lane = self.lane(want);
                 continue;
             }
