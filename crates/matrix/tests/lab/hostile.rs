@@ -1,7 +1,7 @@
 //! A hostile server beside honest ones: alone, and asked first where an honest one is asked next.
 
 use crate::{
-    liar::{self, Ca},
+    liar,
     lies::{self, Lie, Mind, named},
     world::{Asker, PATIENCE, Room, World, empty_store, text, told},
 };
@@ -14,6 +14,7 @@ use gannet_matrix::{
     verify::{pdu::Pdu, rules::Rules},
 };
 use gannet_store::BlobStore;
+use gannet_testkit::tls::Ca;
 use rcgen::KeyPair;
 use ruma_common::{CanonicalJsonObject, OwnedEventId};
 use ruma_signatures::hash_and_sign_event;
@@ -59,8 +60,8 @@ impl<'w> Hostile<'w> {
         let mind = Arc::new(Mind::new(honest, world.name("hs2")));
         let server = liar::Server::start(
             liar::listen(&addrs).await,
-            ca.certify(&names),
-            ca.certify(&["somebody.else.test"]),
+            ca.server(&names),
+            ca.server(&["somebody.else.test"]),
             Arc::clone(&mind),
         )
         .await;

@@ -2,11 +2,7 @@
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
-};
-use rustls::{ServerConfig, crypto::ring, server::Acceptor};
-use rustls_pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, server::Acceptor};
 use std::{
     io,
     net::SocketAddr,
@@ -19,48 +15,6 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
-
-/// An authority that issues certificates.
-pub(crate) struct Ca {
-    issuer: Issuer<'static, KeyPair>,
-    pub(crate) pem: String,
-}
-
-impl Ca {
-    /// One of its own.
-    pub(crate) fn new() -> Self {
-        Self::of(KeyPair::generate().unwrap(), "liars")
-    }
-
-    /// One that exists already, by its key and its name.
-    pub(crate) fn of(key: KeyPair, name: &str) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, name);
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self {
-            issuer: Issuer::new(params, key),
-            pem,
-        }
-    }
-
-    /// A server's configuration with a certificate for these names.
-    pub(crate) fn certify(&self, names: &[&str]) -> Arc<ServerConfig> {
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(names).unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key)
-            .unwrap();
-        Arc::new(config)
-    }
-}
 
 /// What it was asked.
 #[derive(Clone, Debug)]

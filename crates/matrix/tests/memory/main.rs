@@ -16,7 +16,8 @@ use gannet_matrix::{
     net::{AddressPolicy, Federation, Homeserver, KeyRing, KeyRingConfig, NetConfig, Roots},
     verify::sign::SigningKey,
 };
-use liar::{Asked, Ca, Hello, Lies, Script};
+use gannet_testkit::tls::Ca;
+use liar::{Asked, Hello, Lies, Script};
 use ruma_common::{OwnedEventId, OwnedServerName, RoomVersionId, ServerName, owned_room_id};
 use std::{
     env, fs,
@@ -76,11 +77,11 @@ async fn all() {
     names.push("*.warm.liar.test");
     let listeners = liar::listen(&["127.0.0.1:0".parse().unwrap()]).await;
     let addr = listeners[0].local_addr().unwrap();
-    let own = ca.certify(&names);
+    let own = ca.server(&names);
     let _server = liar::Server::start(listeners, own.clone(), own, Arc::new(Told)).await;
     let dir = tempfile::tempdir().unwrap();
     let roots = dir.path().join("ca.pem");
-    fs::write(&roots, &ca.pem).unwrap();
+    fs::write(&roots, ca.pem()).unwrap();
 
     let mut wrong = Vec::new();
     for case in &CASES {
