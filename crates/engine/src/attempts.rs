@@ -153,7 +153,11 @@ impl<K: Key> Engine<K> {
             return self.fail(attempt, HowEnded::Failed(Fault::TooLarge), None);
         }
         if !f.plan.resume {
-            return;
+            // It is held to what it announces, and gives back what it will not need.
+            let a = &mut self.attempts[attempt];
+            let spare = a.reserved.saturating_sub(total.unwrap_or(u64::MAX));
+            a.reserved -= spare;
+            return self.unreserve(fetch, spare);
         }
         let race = f.race.as_mut().expect("an attempt has a race");
         match race.body.identity {

@@ -70,8 +70,9 @@ pub struct Plan {
     /// broke off, and whichever of several brings the next byte appends. Without it, each attempt
     /// is an answer of its own.
     pub resume: bool,
-    /// The most bytes that the datum may have; reserved while the fetch is under way, and an attempt
-    /// that claims or brings more ends with [`Fault::TooLarge`](crate::Fault::TooLarge).
+    /// The most bytes that the datum may have; reserved while the fetch is under way, until a source
+    /// announces fewer. An attempt that claims or brings more ends with
+    /// [`Fault::TooLarge`](crate::Fault::TooLarge).
     pub body_bytes_max: u64,
     /// What an invalid answer does to its source.
     pub on_invalid: OnInvalid,

@@ -296,6 +296,36 @@ fn c02_bytes_are_reserved() {
 }
 
 #[test]
+fn c02_what_is_announced_is_all_that_stays_reserved() {
+    let config = Config {
+        bytes_max: 150,
+        ..config()
+    };
+    let plan = |resume| Plan {
+        body_bytes_max: 100,
+        resume,
+        ..Plan::default()
+    };
+    for resume in [false, true] {
+        let mut rig = Rig::up(config.clone(), &[1]);
+        rig.want(1, 1, any(plan(resume)));
+        rig.want(2, 2, any(plan(resume)));
+        let first = rig.start();
+        rig.no_start();
+        rig.feed(Input::Opened {
+            attempt: first.attempt,
+            identity: 1,
+            total: Some(50),
+        });
+        assert_eq!(rig.engine.snapshot().bytes, 150, "resume: {resume}");
+        rig.start();
+        // It is held to that.
+        rig.progress(first.attempt, 51);
+        assert_eq!(rig.aborts(), [first.attempt]);
+    }
+}
+
+#[test]
 fn c02_wants_beyond_the_bounds_are_refused_at_once() {
     let config = Config {
         fetches_max: 2,
