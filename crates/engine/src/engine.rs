@@ -133,10 +133,14 @@ pub struct Engine<K: Key> {
     /// Queues to be looked through anew, in pieces: of a source, or (`NONE`) of any source.
     pub(crate) sweeps: VecDeque<(u32, Option<Place>)>,
     /// Fetches whose hedge fell due, then, and found no source but such as have yet to acknowledge a
-    /// start.
+    /// start, or not the bytes that it may need.
     pub(crate) hedges: VecDeque<(FetchId, Time)>,
     /// A survey has met such a source.
     pub(crate) met_unacknowledged: bool,
+    /// A round has met the bound on bytes.
+    pub(crate) met_short: bool,
+    /// Bytes that were reserved at the end of the last step.
+    pub(crate) bytes_before: u64,
 }
 
 /// Queue entries looked at in one step, so that no step takes long.
@@ -200,6 +204,8 @@ impl<K: Key> Engine<K> {
             sweeps: VecDeque::new(),
             hedges: VecDeque::new(),
             met_unacknowledged: false,
+            met_short: false,
+            bytes_before: 0,
             rng,
         })
     }
@@ -216,7 +222,7 @@ impl<K: Key> Engine<K> {
             Input::Declined { attempt, until } => self.declined(attempt, until),
             Input::Started { attempt } => {
                 self.acknowledged(attempt);
-                self.hedge_on();
+                self.hedge_on(false);
             }
             Input::Opened {
                 attempt,

@@ -63,7 +63,11 @@ impl<K: Key> Engine<K> {
     /// Starts up to `width` more attempts, where there is room at once. Returns how many.
     fn fan_out(&mut self, fetch: u32, width: u32, stage: Stage) -> u32 {
         for n in 0..width {
-            if !self.whole_is_open() || !self.bytes_fit(fetch) {
+            if !self.whole_is_open() {
+                return n;
+            }
+            if !self.bytes_fit(fetch) {
+                self.met_short = true;
                 return n;
             }
             match self.survey(fetch) {
@@ -278,7 +282,7 @@ impl<K: Key> Engine<K> {
                 let id = self.fetch_id(fetch);
                 self.event(Event::Hedge(id));
             }
-            if !self.hedge(fetch) && self.met_unacknowledged {
+            if !self.hedge(fetch) && (self.met_unacknowledged || self.met_short) {
                 let id = self.fetch_id(fetch);
                 self.hedges.push_back((id, self.now));
             }
@@ -288,7 +292,7 @@ impl<K: Key> Engine<K> {
 
     /// Adds a round to one that went without news. Whether anybody was free for it.
     fn hedge(&mut self, fetch: u32) -> bool {
-        self.met_unacknowledged = false;
+        (self.met_unacknowledged, self.met_short) = (false, false);
         let race = self.fetches[fetch].race.as_ref().expect("racing");
         let (round, started) = (race.round, race.started);
         let width = self.open_round(fetch);
@@ -304,9 +308,10 @@ impl<K: Key> Engine<K> {
         added > 0
     }
 
-    /// A start was acknowledged: hedges that only waited for that go on, in the order in which they
-    /// fell due. Many fetches hedge at one moment when one source falls silent.
-    pub(crate) fn hedge_on(&mut self) {
+    /// A start was acknowledged, or bytes were given back: hedges that only waited for that go on, in the
+    /// order in which they fell due; one for the one, as many as fit for the other. Many fetches hedge at
+    /// one moment when one source falls silent.
+    pub(crate) fn hedge_on(&mut self, all: bool) {
         while let Some((id, since)) = self.hedges.pop_front() {
             let Some(fetch) = self.fetches.find(id.0) else {
                 continue;
@@ -319,10 +324,11 @@ impl<K: Key> Engine<K> {
             }
             let added = self.hedge(fetch);
             self.rearm(fetch);
-            if !added && self.met_unacknowledged {
+            let waits = self.met_unacknowledged || self.met_short;
+            if !added && waits {
                 self.hedges.push_front((id, self.now));
             }
-            if added || self.met_unacknowledged {
+            if waits || added && !all {
                 return;
             }
         }

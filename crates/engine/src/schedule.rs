@@ -63,8 +63,18 @@ impl Shares {
 impl<K: Key> Engine<K> {
     // ---- turns ----
 
-    /// Starts what can be started, in turns, and looks at a piece of what is in doubt.
+    /// Starts what can be started, and looks at a piece of what is in doubt. Bytes that were given back go
+    /// to hedges first, which end what is under way the sooner; there are so many and no more, for what
+    /// waits for its turn waits for these bytes too.
     pub(crate) fn pump(&mut self) {
+        if self.bytes < self.bytes_before && !self.hedges.is_empty() {
+            self.hedge_on(true);
+        }
+        self.take_turns();
+        self.bytes_before = self.bytes;
+    }
+
+    fn take_turns(&mut self) {
         self.sweep();
         self.unfinished = false;
         let mut turns = 0;

@@ -37,9 +37,10 @@ pub struct Ceilings {
     pub per_server_max: u32,
     /// Requests at once \[512\].
     pub requests_max: u32,
-    /// Bytes of answers under way \[28 MiB\]; each request reserves the most that its answer may have, so
-    /// that large ones take turns. With what checking takes (as much again as the largest, and some), a
-    /// fetcher stays below 64 MiB beside what it hands out.
+    /// Bytes of answers under way \[36 MiB\]; each request reserves the most that its answer may have until
+    /// that is announced, so that large ones take turns: two chains, or four batches of a fill, and room
+    /// for the one that is asked beside a server which keeps silent. With what checking takes, a fetcher
+    /// stays below 64 MiB beside what it hands out.
     pub bytes_max: u64,
     /// Servers that are known at once, as far as nobody is about to ask them \[4,096\].
     pub servers_max: u32,
@@ -67,7 +68,7 @@ impl Default for Ceilings {
             candidates_max: 64,
             per_server_max: 8,
             requests_max: 512,
-            bytes_max: 28 << 20,
+            bytes_max: 36 << 20,
             servers_max: 4096,
             total_timeout: Duration::from_secs(300),
             patience: Duration::from_secs(900),

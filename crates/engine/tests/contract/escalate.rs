@@ -218,6 +218,37 @@ fn c05_many_hedges_that_fall_due_at_once_follow_each_other_without_another_delay
 }
 
 #[test]
+fn c05_hedges_that_wait_for_bytes_have_them_as_soon_as_they_are_given_back() {
+    let plan = Plan {
+        hedge: Some(Hedge::After(ms(200))),
+        body_bytes_max: 100,
+        ..Plan::default()
+    };
+    let config = Config {
+        bytes_max: 350,
+        ..config()
+    };
+    let mut rig = Rig::up(config, &[1, 2]);
+    for n in 1..=3 {
+        rig.want(u64::from(n), n, only(&[1, 2], plan.clone()));
+    }
+    let firsts = rig.starts();
+    assert_eq!(firsts.len(), 3);
+    rig.want(4, 4, any(plan));
+    rig.wait(ms(200));
+    rig.no_start();
+    // Half of the next delay: what comes now comes for the bytes, and to whoever is under way.
+    rig.wait(ms(100));
+    rig.complete(firsts[0].attempt, 10);
+    rig.no_start();
+    let judge = rig.judge();
+    rig.judged(judge.judgement, Verdict::Valid);
+    let hedge = rig.start();
+    assert_eq!((hedge.fetch, hedge.stage), (firsts[1].fetch, Stage::Hedge));
+    rig.no_start();
+}
+
+#[test]
 fn regression_ranked_hedges_that_fall_due_at_once_all_go_to_the_next_best() {
     let plan = Plan {
         hedge: Some(Hedge::After(ms(200))),

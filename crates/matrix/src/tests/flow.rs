@@ -68,6 +68,27 @@ async fn silence_is_joined_by_the_next_after_the_hedging_delay() {
     lab.settle().await;
 }
 
+/// Requests that nobody answers keep the room of what they might be answered; there is some beside them.
+#[tokio::test(start_paused = true)]
+async fn batches_at_once_are_not_held_up_by_one_who_is_silent() {
+    let lab = Lab::new();
+    lab.fake.server("a", Does::Hangs);
+    lab.fake.server("b", Does::ok(good()).after(50));
+    let begun = Instant::now();
+    // As many as a fill has under way.
+    let fetches = (0..4).map(|n| {
+        let key = Key::backfill(room(), [id(&format!("$from{n}"))], 100).expect("a key");
+        lab.matrix.fetch(key, via(&["a", "b"]))
+    });
+    for fetched in futures_util::future::join_all(fetches).await {
+        assert_eq!(fetched.expect("b has it").server, Some(name("b")));
+    }
+    // The hedging delay, and the answers one after the other.
+    let took = begun.elapsed().as_millis();
+    assert!((3050..3500).contains(&took), "{took}");
+    lab.settle().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_a_hedge_a_timeout_ends_it() {
     let lab = Lab::new();
