@@ -100,6 +100,42 @@ impl fmt::Display for Coverage {
     }
 }
 
+/// What the tests of each subject demand of it; they panic with the seed that is to blame.
+impl Subject {
+    /// A seed is a run: again, it is the same.
+    pub fn repeats_itself(&self, seeds: Range<u64>) {
+        for seed in seeds {
+            let same = self.twice(seed, &Options::default());
+            assert_eq!(same, Ok(()), "{}", self.name);
+        }
+    }
+
+    /// All these seeds pass, and reach every state together.
+    pub fn holds_over(&self, seeds: Range<u64>) {
+        crate::run::silence_panics();
+        let jobs = thread::available_parallelism().map_or(1, usize::from);
+        let count = seeds.end - seeds.start;
+        let reports = self.all(seeds, &Options::default(), (jobs, true), |_| {});
+        let mut coverage = Coverage::default();
+        for report in &reports {
+            assert_eq!(report.failure, None, "{}: seed {}", self.name, report.seed);
+            coverage.merge(&report.coverage);
+        }
+        assert_eq!(reports.len() as u64, count);
+        let never: [&str; 0] = [];
+        assert_eq!(coverage.missing(self.marks), never, "{}", self.name);
+    }
+
+    /// Every bug that is planted is caught by one of these seeds.
+    pub fn catches_all(&self, seeds: Range<u64>) {
+        crate::run::silence_panics();
+        for plant in self.plants {
+            let caught = self.catches(plant, seeds.clone());
+            assert!(caught.is_some(), "{}: {} is not caught", self.name, plant.0);
+        }
+    }
+}
+
 impl Subject {
     /// Runs a seed twice: the traces must be the same (I8).
     ///
