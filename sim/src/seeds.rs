@@ -1,10 +1,10 @@
 //! Runs the seeds of a [`Subject`] from a command line: reports what failed and how to replay it.
 
 use crate::{
-    run::parse_range,
+    run::{parse_range, silence_panics},
     subject::{Coverage, Options, Report, Subject},
 };
-use std::{ops::Range, thread};
+use std::{ops::Range, process::ExitCode, thread};
 
 /// Which seeds, and how they are run.
 #[derive(Debug, clap::Args)]
@@ -38,9 +38,31 @@ const COVERING: u64 = 300;
 /// So many seeds are run twice before anything else.
 const TWICE: u64 = 10;
 
+/// Runs the seeds of each of these, and says how it went. `program` is what follows `cargo run`, up to the seeds.
+pub fn main<'s>(
+    args: &SeedArgs,
+    subjects: impl IntoIterator<Item = &'s Subject>,
+    program: impl Fn(&Subject) -> String,
+) -> ExitCode {
+    if !args.trace {
+        silence_panics();
+    }
+    let mut ok = true;
+    for subject in subjects {
+        let program = program(subject);
+        ok &= run(args, subject, |seed| {
+            format!("cargo run {program} --seeds {seed}..{} --trace", seed + 1)
+        });
+    }
+    match ok {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
 /// Runs the seeds, or plants the bugs, and prints what came of it; whether all went well. `replay` is the command that
 /// runs one seed again.
-pub fn run(args: &SeedArgs, subject: &Subject, replay: impl Fn(u64) -> String) -> bool {
+fn run(args: &SeedArgs, subject: &Subject, replay: impl Fn(u64) -> String) -> bool {
     if args.planted {
         planted(args, subject)
     } else {

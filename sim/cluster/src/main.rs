@@ -3,10 +3,7 @@
 mod report;
 
 use clap::Parser;
-use gannet_sim::{
-    run,
-    seeds::{self, SeedArgs},
-};
+use gannet_sim::seeds::{self, SeedArgs};
 use gannet_sim_cluster::SUBJECT;
 use std::process::ExitCode;
 
@@ -34,16 +31,6 @@ fn main() -> ExitCode {
     if let Some(Command::Scale(scale)) = &args.command {
         return report::run(scale);
     }
-    if !args.seeds.trace {
-        run::silence_panics();
-    }
-    match seeds::run(&args.seeds, &SUBJECT, replay) {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    }
-}
-
-fn replay(seed: u64) -> String {
-    let next = seed + 1;
-    format!("cargo run -p gannet-sim-cluster -- --seeds {seed}..{next} --trace")
+    let program = |_: &_| "-p gannet-sim-cluster --".to_owned();
+    seeds::main(&args.seeds, [&SUBJECT], program)
 }

@@ -2,7 +2,6 @@
 
 use clap::Parser;
 use gannet_sim::{
-    run,
     seeds::{self, SeedArgs},
     subject::Subject,
 };
@@ -29,23 +28,11 @@ fn parse_subject(text: &str) -> Result<&'static Subject, String> {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    if !args.seeds.trace {
-        run::silence_panics();
-    }
     let subjects = match args.only {
         Some(subject) => vec![subject],
         None => SUBJECTS.to_vec(),
     };
-    let mut ok = true;
-    for subject in subjects {
-        let name = subject.name;
-        ok &= seeds::run(&args.seeds, subject, |seed| {
-            let next = seed + 1;
-            format!("cargo run -p gannet-sim-p2p -- --only {name} --seeds {seed}..{next} --trace")
-        });
-    }
-    match ok {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    }
+    seeds::main(&args.seeds, subjects, |subject| {
+        format!("-p gannet-sim-p2p -- --only {}", subject.name)
+    })
 }
